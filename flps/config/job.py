@@ -1,0 +1,27 @@
+"""What the launcher hands to every role of one run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from flps.config.types import Config
+
+Security = Literal["unix", "curve", "plain", "loopback"]
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of one configuration: who takes part, and where they meet."""
+
+    run_id: str  # random hex, stands in every message
+    run_dir: str  # absolute path of log/run-<time>
+    config_dir: str  # absolute folder of the yaml; relative paths in it start here
+    config: Config
+    workers: int
+    servers: tuple[str, ...]  # endpoints by rank
+    coordinator: str  # endpoint of the membership authority: the coordinator's, or server 0's without one
+    coordinators: int  # 0 or 1
+    security: Security
+    key_dir: str = ""  # CURVE keys, when security is "curve"
+    trainer: str = ""  # a user's trainer script, absolute

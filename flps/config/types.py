@@ -1,0 +1,259 @@
+"""The configuration of a job as frozen, typed parts: what may be said in a yaml, and what is meant when it is silent.
+
+Law 1: every key has a description here; the configuration reference in docs/ is generated from this file.
+Law 2: one value is checked by its type; what binds several keys together is checked in `check.py`.
+Law 3: nothing here opens a file.
+
+Below the launcher a function gets the part it needs (`config.runner`), never the whole.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+EMBEDDED = "embedded:movielens_like"
+
+# The names that Paddle's static graph gives to NCF's two embeddings, and the tables they mean here.
+TABLE_OF_VARIABLE = {"embedding_0.w_0": "user_embedding", "embedding_1.w_0": "item_embedding"}
+
+Placement = Literal["shared", "private"]
+Names = tuple[str, ...]
+
+
+def table_name(variable: str) -> str:
+    """The table that a name in `local_sparse` or `remote_sparse` means; a table's own name means itself."""
+    return TABLE_OF_VARIABLE.get(variable, variable)
+
+
+class Initializer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the first value of a row is drawn, seeded by table and key."""
+
+    kind: Annotated[Literal["normal", "uniform", "zeros"], Meta(description="The distribution.")] = "normal"
+    scale: Annotated[
+        float, Meta(ge=0, description="Standard deviation of `normal`, half width of `uniform`; unused by `zeros`.")
+    ] = 0.01
+
+
+class TableParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the yaml says about one table; a key left out means what the model says."""
+
+    rule: Annotated[
+        Literal["sgd", "adagrad", "adagrad_row", "adam", "sum"] | None,
+        Meta(description="How a push changes rows; `adagrad_row` keeps one number per row, `adam` is lazy."),
+    ] = None
+    update: Annotated[
+        Literal["step", "window"] | None,
+        Meta(description="In geo: sent to the servers each step, or as a delta once per window of `geo_step` steps."),
+    ] = None
+    placement: Annotated[
+        Placement | None,
+        Meta(description="`shared` lives on the servers, `private` never leaves the client."),
+    ] = None
+    learning_rate: Annotated[float | None, Meta(ge=0, description="Step size of the rule.")] = None
+    beta1: Annotated[float | None, Meta(ge=0, lt=1, description="Decay of Adam's first moment.")] = None
+    beta2: Annotated[float | None, Meta(ge=0, lt=1, description="Decay of Adam's second moment.")] = None
+    epsilon: Annotated[float | None, Meta(ge=0, description="Keeps the rule's denominator away from zero.")] = None
+    initial_g2sum: Annotated[float | None, Meta(ge=0, description="Adagrad's sum of squares at the start.")] = None
+    initializer: Annotated[Initializer | None, Meta(description="How the first value of a row is drawn.")] = None
+    dtype: Annotated[Literal["float32", "float64"] | None, Meta(description="Number type of the rows.")] = None
+
+
+ReaderType = Literal["columnar", "QueueDataset", "DataLoader", "RecDataset"]
+
+
+class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a job is run: mode, files, readers, batches, epochs, what is saved and dumped."""
+
+    train_data_dir: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Folder of the training files, one per client (`0.csv`, `1.csv`, ...), or "
+            f"`{EMBEDDED}` for the generated default data.",
+        ),
+    ]
+    sync_mode: Annotated[
+        Literal["sync", "async", "geo"],
+        Meta(
+            description="`sync`: a gradient each step, applied when all workers have sent theirs; `async`: a gradient "
+            "each step, applied on arrival; `geo`: a delta every `geo_step` steps, applied on arrival."
+        ),
+    ] = "geo"
+    with_coordinator: Annotated[
+        bool | None,
+        Meta(
+            description="Whether a coordinator takes part (0 and 1 are read too). Left out: what the command line "
+            "says; where the two disagree the command line wins and the log says so."
+        ),
+    ] = None
+    geo_step: Annotated[int, Meta(ge=1, description="Steps of one window in geo.")] = 100
+    geo_weights: Annotated[
+        Literal["samples", "uniform"],
+        Meta(description="Weight of a client's delta: its share of the samples, or 1/N of the N clients alive."),
+    ] = "samples"
+    split_file_list: Annotated[
+        bool,
+        Meta(
+            description="True: all files lie in one folder and client i takes its own share of them, sorted by number. "
+            "False: a worker takes every file it finds."
+        ),
+    ] = True
+    thread_num: Annotated[int, Meta(ge=1, description="Compute threads of one worker.")] = 1
+    reader_type: Annotated[
+        ReaderType,
+        Meta(
+            description="`columnar` maps binary columns into memory (csv is converted once); `QueueDataset` pipes each "
+            "file through `pipe_command`; `DataLoader` and `RecDataset` import `train_reader_path`."
+        ),
+    ] = "columnar"
+    pipe_command: Annotated[
+        str,
+        Meta(description="QueueDataset: the command that reads lines on its input and writes slots on its output."),
+    ] = ""
+    dataset_debug: Annotated[bool, Meta(description="QueueDataset: log what the reading costs.")] = False
+    shuffle: Annotated[bool, Meta(description="Draw a new, seeded order of the samples each epoch.")] = True
+    negatives: Annotated[
+        Literal["fresh", "fixed"] | None,
+        Meta(
+            description="`fresh`: the worker draws new negatives each epoch; `fixed`: those in the files are used. "
+            "Left out: `fresh` with the columnar reader, `fixed` with the others."
+        ),
+    ] = None
+    num_neg: Annotated[int, Meta(ge=0, description="Fresh negatives drawn for one positive.")] = 4
+    train_reader_path: Annotated[
+        str, Meta(description="Module or file of the reader class, looked for beside the yaml first.")
+    ] = ""
+    train_batch_size: Annotated[int, Meta(ge=1, description="Samples of one training step of one worker.")] = 512
+    epochs: Annotated[int, Meta(ge=1, description="Passes over a client's own samples.")] = 1
+    example_count_method: Annotated[
+        Literal["example", "word"], Meta(description="What is counted as a client's size: lines, or words.")
+    ] = "example"
+    print_interval: Annotated[int, Meta(ge=1, description="Steps between two progress lines.")] = 50
+    use_auc: Annotated[
+        bool, Meta(description="Also print the AUC over all clients at the end of an epoch in the workers' logs.")
+    ] = False
+    use_gpu: Annotated[bool, Meta(description="Train on the first CUDA device; an error where there is none.")] = False
+    pure_bf16: Annotated[bool, Meta(description="Compute in bfloat16 on the workers; tables keep their type.")] = False
+    private: Annotated[
+        Names,
+        Meta(description="Glob patterns of dense parameters that stay private, for example `prediction.*`."),
+    ] = ()
+    local_sparse: Annotated[
+        Names,
+        Meta(description="Private sparse tables; `embedding_0.w_0` means `user_embedding`."),
+    ] = ()
+    remote_sparse: Annotated[
+        Names,
+        Meta(description="Shared sparse tables; `embedding_1.w_0` means `item_embedding`."),
+    ] = ()
+    model_save_path: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Where `<epoch>/` folders of saved models go; inside the run folder when relative.",
+        ),
+    ] = "output_model"
+    save_interval: Annotated[int, Meta(ge=0, description="Epochs between two saved models; 0: only at the end.")] = 1
+    warmup_model_path: Annotated[str, Meta(description="A saved model to start from.")] = ""
+    test_data_dir: Annotated[
+        str,
+        Meta(
+            description="Folder of the test files, one per client. Left out: no ranking is measured, except with the generated default data, which bring their own."
+        ),
+    ] = ""
+    infer_reader_type: Annotated[
+        ReaderType | None, Meta(description="Reader of the test files; left out: the same as `reader_type`.")
+    ] = None
+    infer_reader_path: Annotated[
+        str, Meta(description="Module or file of the test reader; left out: the same as `train_reader_path`.")
+    ] = ""
+    infer_batch_size: Annotated[int, Meta(ge=1, description="Samples of one step of inference.")] = 512
+    infer_load_path: Annotated[
+        str, Meta(description="Where inference looks for saved models; left out: `model_save_path`.")
+    ] = ""
+    infer_start_epoch: Annotated[int, Meta(ge=0, description="First saved epoch that inference reads.")] = 0
+    infer_end_epoch: Annotated[
+        int | None, Meta(ge=0, description="Inference stops before this epoch; left out: after the last saved one.")
+    ] = None
+    need_dump: Annotated[bool, Meta(description="Write samples or parameters to text files; off unless asked.")] = False
+    dump_fields_path: Annotated[
+        str,
+        Meta(description="Folder of the dumps; always inside the run folder, only the last part of a path is kept."),
+    ] = "dump"
+    dump_fields: Annotated[
+        Names, Meta(description="Fields of a sample that are dumped; private ones are refused.")
+    ] = ()
+    dump_param: Annotated[Names, Meta(description="Dense parameters that are dumped; private ones are refused.")] = ()
+
+    @property
+    def fresh_negatives(self) -> bool:
+        """Whether the worker draws new negatives each epoch."""
+        return self.negatives == "fresh" or (self.negatives is None and self.reader_type == "columnar")
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Deadlines, losses and limits of what peers may send."""
+
+    heartbeat_s: Annotated[float, Meta(gt=0, description="Seconds between two signs of life of a role.")] = 1.0
+    lease_s: Annotated[float, Meta(gt=0, description="A role that is silent for this long is lost.")] = 10.0
+    start_timeout_s: Annotated[float, Meta(gt=0, description="Every role must report itself within this time.")] = 60.0
+    request_timeout_s: Annotated[float, Meta(gt=0, description="Longest wait for the answer to one request.")] = 60.0
+    barrier_timeout_s: Annotated[float, Meta(gt=0, description="Longest wait at the end of an epoch.")] = 600.0
+    retry_s: Annotated[float, Meta(gt=0, description="An unanswered request is sent again after this time.")] = 5.0
+    max_refused: Annotated[
+        int, Meta(ge=1, description="A worker ends after this many pushes in a row were refused.")
+    ] = 10
+    min_workers: Annotated[int, Meta(ge=1, description="The job stops when fewer workers than this are alive.")] = 1
+    frame_bytes_max: Annotated[int, Meta(ge=1024, description="Largest frame that a role accepts.")] = 256 * 2**20
+    frames_max: Annotated[int, Meta(ge=4, description="Most frames in one message.")] = 1024
+    keys_max: Annotated[int, Meta(ge=1, description="Most keys in one pull or push.")] = 2**24
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When ranking quality is measured, and how."""
+
+    interval: Annotated[int, Meta(ge=0, description="Epochs between two evaluations; 0: only at the end.")] = 1
+    k: Annotated[int, Meta(ge=1, description="Length of the ranked list in HR@k and NDCG@k.")] = 10
+    full: Annotated[
+        bool, Meta(description="At the end, also rank against all items but the user's training items.")
+    ] = True
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One job, as its yaml and the overrides of the command line say."""
+
+    job: Annotated[
+        Literal["federation", "split", "pretrain"],
+        Meta(description="The kind of job; `split` and `pretrain` are not built yet."),
+    ] = "federation"
+    model: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="A built-in model's name, or `path/to/model.py:build`, or `package.module:build`.",
+        ),
+    ] = "ncf"
+    seed: Annotated[
+        int, Meta(ge=0, le=2**63 - 1, description="Everything drawn by chance is drawn from this number.")
+    ] = 42
+    runner: Annotated[Runner, Meta(description="How the job is run.")]
+    hyper_parameters: Annotated[
+        dict[str, Any], Meta(description="The model's own keys, checked against the model's type.")
+    ] = {}
+    table_parameters: Annotated[
+        dict[str, TableParameters], Meta(description="Settings of a table, by the table's name.")
+    ] = {}
+    network: Annotated[Network, Meta(description="Deadlines, losses and limits.")] = Network()
+    evaluation: Annotated[Evaluation, Meta(description="When and how ranking quality is measured.")] = Evaluation()
+
+    def placement(self, table: str) -> Placement | None:
+        """Where the yaml puts this sparse table, or None when it leaves that to the model."""
+        if table in map(table_name, self.runner.local_sparse):
+            return "private"
+        if table in map(table_name, self.runner.remote_sparse):
+            return "shared"
+        parameters = self.table_parameters.get(table)
+        return parameters.placement if parameters else None
