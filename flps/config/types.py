@@ -21,6 +21,9 @@ TABLE_OF_VARIABLE = {"embedding_0.w_0": "user_embedding", "embedding_1.w_0": "it
 
 Placement = Literal["shared", "private"]
 Names = tuple[str, ...]
+NotNegative = Annotated[float, Meta(ge=0)]
+Decay = Annotated[float, Meta(ge=0, lt=1)]
+Epoch = Annotated[int, Meta(ge=0)]
 
 
 def table_name(variable: str) -> str:
@@ -52,11 +55,11 @@ class TableParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         Placement | None,
         Meta(description="`shared` lives on the servers, `private` never leaves the client."),
     ] = None
-    learning_rate: Annotated[float | None, Meta(ge=0, description="Step size of the rule.")] = None
-    beta1: Annotated[float | None, Meta(ge=0, lt=1, description="Decay of Adam's first moment.")] = None
-    beta2: Annotated[float | None, Meta(ge=0, lt=1, description="Decay of Adam's second moment.")] = None
-    epsilon: Annotated[float | None, Meta(ge=0, description="Keeps the rule's denominator away from zero.")] = None
-    initial_g2sum: Annotated[float | None, Meta(ge=0, description="Adagrad's sum of squares at the start.")] = None
+    learning_rate: Annotated[NotNegative | None, Meta(description="Step size of the rule.")] = None
+    beta1: Annotated[Decay | None, Meta(description="Decay of Adam's first moment.")] = None
+    beta2: Annotated[Decay | None, Meta(description="Decay of Adam's second moment.")] = None
+    epsilon: Annotated[NotNegative | None, Meta(description="Keeps the rule's denominator away from zero.")] = None
+    initial_g2sum: Annotated[NotNegative | None, Meta(description="Adagrad's sum of squares at the start.")] = None
     initializer: Annotated[Initializer | None, Meta(description="How the first value of a row is drawn.")] = None
     dtype: Annotated[Literal["float32", "float64"] | None, Meta(description="Number type of the rows.")] = None
 
@@ -161,7 +164,8 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     test_data_dir: Annotated[
         str,
         Meta(
-            description="Folder of the test files, one per client. Left out: no ranking is measured, except with the generated default data, which bring their own."
+            description="Folder of the test files, one per client. Left out: no ranking is measured, except with the "
+            "generated default data, which bring their own."
         ),
     ] = ""
     infer_reader_type: Annotated[
@@ -176,7 +180,7 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = ""
     infer_start_epoch: Annotated[int, Meta(ge=0, description="First saved epoch that inference reads.")] = 0
     infer_end_epoch: Annotated[
-        int | None, Meta(ge=0, description="Inference stops before this epoch; left out: after the last saved one.")
+        Epoch | None, Meta(description="Inference stops before this epoch; left out: after the last saved one.")
     ] = None
     need_dump: Annotated[bool, Meta(description="Write samples or parameters to text files; off unless asked.")] = False
     dump_fields_path: Annotated[
