@@ -73,11 +73,10 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     train_data_dir: Annotated[
         str,
         Meta(
-            min_length=1,
-            description="Folder of the training files, one per client (`0.csv`, `1.csv`, ...), or "
-            f"`{EMBEDDED}` for the generated default data.",
+            description="Required. Folder of the training files, one per client (`0.csv`, `1.csv`, ...), or "
+            f"`{EMBEDDED}` for the generated default data."
         ),
-    ]
+    ] = ""
     sync_mode: Annotated[
         Literal["sync", "async", "geo"],
         Meta(
@@ -243,7 +242,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seed: Annotated[
         int, Meta(ge=0, le=2**63 - 1, description="Everything drawn by chance is drawn from this number.")
     ] = 42
-    runner: Annotated[Runner, Meta(description="How the job is run.")]
+    runner: Annotated[Runner, Meta(description="How the job is run.")] = Runner()
     hyper_parameters: Annotated[
         dict[str, Any], Meta(description="The model's own keys, checked against the model's type.")
     ] = {}
