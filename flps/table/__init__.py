@@ -1,1 +1,35 @@
+"""Tables: what is shared or kept, and how a push changes it.
 
+A table has three verbs: `pull(keys)`, `push(keys, values)` and, where an answer travels, `wait(request)`. A table in
+this process and a table behind servers are used alike, so a model trains alone, without servers, unchanged.
+
+    index.py        key -> slot: which line of the storage a key's row stands in
+    initializer.py  what a row holds when it is first touched
+    rules.py        how a push changes rows
+    sparse.py       key -> row, rows made on first touch
+    dense.py        one tensor
+    change_log.py   which rows changed since somebody last looked
+    spec.py         the description that both ends of a table agree on
+"""
+
+from flps.table.change_log import ChangeLog
+from flps.table.dense import DenseTable
+from flps.table.initializer import Initializer
+from flps.table.rules import Adagrad, AdagradRow, Adam, Rule, Sgd, Sum, make_rule
+from flps.table.sparse import SparseTable
+from flps.table.spec import TableSpec
+
+__all__ = [
+    "Adagrad",
+    "AdagradRow",
+    "Adam",
+    "ChangeLog",
+    "DenseTable",
+    "Initializer",
+    "Rule",
+    "Sgd",
+    "SparseTable",
+    "Sum",
+    "TableSpec",
+    "make_rule",
+]

@@ -1,0 +1,58 @@
+"""A dense table: one tensor, kept flat, changed as a whole by the same rules as a sparse row."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flps.errors import ConfigError, Refused
+from flps.table.rules import Rows
+from flps.table.spec import TableSpec
+
+
+class DenseTable:
+    """One tensor of `spec.dim` numbers (or one server's block of it) with its rule state."""
+
+    def __init__(self, spec: TableSpec) -> None:
+        if not spec.rule.row_local:
+            raise ConfigError(
+                f"table {spec.name}: rule {spec.rule.name} keeps one number for a whole row, which a dense tensor "
+                "that is divided over servers does not have; use its element-wise form"
+            )
+        self.spec = spec
+        self.values: Rows = np.zeros(spec.dim, spec.dtype)
+        self._state: Rows = np.full((1, spec.rule.state_width(spec.dim)), spec.rule.first_state(), spec.dtype)
+        self.initialized = False
+
+    def start_with(self, values: Rows) -> bool:
+        """Set the first values (dim,); only the first call counts. Returns whether it did."""
+        self._expect(values)
+        if self.initialized:
+            return False
+        self.values[:] = values
+        self.initialized = True
+        return True
+
+    def pull(self) -> Rows:
+        """A copy of the values (dim,)."""
+        return self.values.copy()
+
+    def push(self, pushed: Rows) -> None:
+        """Apply the rule with `pushed` (dim,)."""
+        self._expect(pushed)
+        self.spec.rule.apply(self.values[None, :], self._state, pushed[None, :])
+
+    def dump(self) -> dict[str, NDArray[np.generic]]:
+        """Everything the table holds: values (dim,), state (S,)."""
+        return {"values": self.values.copy(), "state": self._state[0].copy()}
+
+    def load(self, values: Rows, state: Rows) -> None:
+        """Put back what `dump` gave."""
+        self._expect(values)
+        self.values[:] = values
+        self._state[0] = state
+        self.initialized = True
+
+    def _expect(self, values: Rows) -> None:
+        if values.shape != self.values.shape:
+            raise Refused(f"table {self.spec.name} holds {self.values.shape[0]} numbers, got shape {values.shape}")

@@ -1,0 +1,159 @@
+"""How a push changes rows.
+
+A rule sees N gathered rows at once: `apply(values, state, pushed)` writes the new values (N, D) and the new state
+(N, S) into the arrays that it is given. Law: a row's new value depends on that row alone, so that rows may be
+divided over any number of servers. Weights are w, pushed gradients g.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Rows: TypeAlias = NDArray[np.floating]
+
+
+class Rule(Protocol):
+    """What a table needs of its rule."""
+
+    name: ClassVar[str]
+    row_local: ClassVar[bool]  # every element changes by itself, so a row may be cut into pieces
+
+    def state_width(self, dim: int) -> int:
+        """Numbers of state (S) that a row of `dim` weights needs."""
+
+    def first_state(self) -> float:
+        """What each number of a new row's state holds."""
+
+    def apply(self, values: Rows, state: Rows, pushed: Rows) -> None:
+        """Change values (N, D) and state (N, S) in place by what was pushed (N, D)."""
+
+
+class Sum(msgspec.Struct, frozen=True, tag="sum"):
+    """w += u, the rule of deltas."""
+
+    name: ClassVar[str] = "sum"
+    row_local: ClassVar[bool] = True
+
+    def state_width(self, dim: int) -> int:
+        return 0
+
+    def first_state(self) -> float:
+        return 0.0
+
+    def apply(self, values: Rows, state: Rows, pushed: Rows) -> None:
+        values += pushed
+
+
+class Sgd(msgspec.Struct, frozen=True, tag="sgd"):
+    """w -= lr g."""
+
+    name: ClassVar[str] = "sgd"
+    row_local: ClassVar[bool] = True
+    learning_rate: float = 0.01
+
+    def state_width(self, dim: int) -> int:
+        return 0
+
+    def first_state(self) -> float:
+        return 0.0
+
+    def apply(self, values: Rows, state: Rows, pushed: Rows) -> None:
+        values -= pushed * values.dtype.type(self.learning_rate)
+
+
+class Adagrad(msgspec.Struct, frozen=True, tag="adagrad"):
+    """Per element: G += g**2; w -= lr g / (sqrt(G) + eps) (Duchi, Hazan and Singer 2011)."""
+
+    name: ClassVar[str] = "adagrad"
+    row_local: ClassVar[bool] = True
+    learning_rate: float = 0.05
+    initial_g2sum: float = 0.0
+    epsilon: float = 1e-10
+
+    def state_width(self, dim: int) -> int:
+        return dim
+
+    def first_state(self) -> float:
+        return self.initial_g2sum
+
+    def apply(self, values: Rows, state: Rows, pushed: Rows) -> None:
+        real = values.dtype.type
+        state += pushed * pushed
+        values -= real(self.learning_rate) * pushed / (np.sqrt(state) + real(self.epsilon))
+
+
+class AdagradRow(msgspec.Struct, frozen=True, tag="adagrad_row"):
+    """One number a row: G += mean(g**2); w -= lr g / (sqrt(G) + eps)."""
+
+    name: ClassVar[str] = "adagrad_row"
+    row_local: ClassVar[bool] = False
+    learning_rate: float = 0.05
+    initial_g2sum: float = 0.0
+    epsilon: float = 1e-8
+
+    def state_width(self, dim: int) -> int:
+        return 1
+
+    def first_state(self) -> float:
+        return self.initial_g2sum
+
+    def apply(self, values: Rows, state: Rows, pushed: Rows) -> None:
+        real = values.dtype.type
+        state += np.mean(pushed * pushed, axis=1, keepdims=True)
+        values -= real(self.learning_rate) * pushed / (np.sqrt(state) + real(self.epsilon))
+
+
+class Adam(msgspec.Struct, frozen=True, tag="adam"):
+    """Lazy Adam: a row that is not pushed does not move, and counts its own steps t.
+
+    m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g**2;
+    w -= lr / (1 - b1**t) * m / (sqrt(v / (1 - b2**t)) + eps)   (Kingma and Ba 2015, algorithm 1)
+    State: m (D), v (D), t.
+    """
+
+    name: ClassVar[str] = "adam"
+    row_local: ClassVar[bool] = True
+    learning_rate: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def state_width(self, dim: int) -> int:
+        return 2 * dim + 1
+
+    def first_state(self) -> float:
+        return 0.0
+
+    def apply(self, values: Rows, state: Rows, pushed: Rows) -> None:
+        dim = values.shape[1]
+        real = values.dtype.type
+        first, second, steps = state[:, :dim], state[:, dim : 2 * dim], state[:, 2 * dim :]
+        steps += real(1)
+        first *= real(self.beta1)
+        first += pushed * real(1 - self.beta1)
+        second *= real(self.beta2)
+        second += pushed * pushed * real(1 - self.beta2)
+        # The corrections are one number a row; folding them into the step saves two passes over (N, D).
+        count = steps.astype(np.float64)
+        unbias = np.sqrt(1.0 - self.beta2**count)
+        rate = (self.learning_rate * unbias / (1.0 - self.beta1**count)).astype(values.dtype)
+        step = np.sqrt(second)
+        step += (self.epsilon * unbias).astype(values.dtype)
+        np.divide(first, step, out=step)
+        step *= rate
+        values -= step
+
+
+AnyRule: TypeAlias = Sum | Sgd | Adagrad | AdagradRow | Adam
+RULES: dict[str, type[AnyRule]] = {rule.name: rule for rule in (Sum, Sgd, Adagrad, AdagradRow, Adam)}
+
+
+def make_rule(name: str, **settings: float) -> AnyRule:
+    """The rule of that name, with those of the settings that it knows; the others belong to other rules."""
+    rule = RULES[name]
+    known = set(rule.__struct_fields__)
+    return rule(**{key: value for key, value in settings.items() if key in known and value is not None})
