@@ -1,0 +1,71 @@
+"""What every test gets: nothing may be left over, and where the real data lie."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+GRACE_S = 2.0
+
+# Python's own servants: they live as long as the interpreter, whoever called them first.
+_SERVANTS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+def _is_servant(child: psutil.Process) -> bool:
+    try:
+        return child.ppid() == os.getpid() and any(name in " ".join(child.cmdline()) for name in _SERVANTS)
+    except psutil.Error:
+        return True  # gone, or on its way
+
+
+def _sockets() -> set[str]:
+    """The socket file descriptors of this process, as `fd socket:[inode]`; empty where /proc is not."""
+    folder = Path("/proc/self/fd")
+    found = set()
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        try:
+            target = os.readlink(folder / name)
+        except OSError:
+            continue
+        if target.startswith("socket:"):
+            found.add(f"socket {name} {target}")
+    return found
+
+
+def _alive() -> set[str]:
+    """Every thread, child process and socket of this process, in words."""
+    threads = {f"thread {thread.name} ({thread.ident})" for thread in threading.enumerate()}
+    children = psutil.Process().children(recursive=True)
+    return threads | {f"process {child.pid}" for child in children if not _is_servant(child)} | _sockets()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over() -> Iterator[None]:
+    """Fails a test that leaves a thread, a child process or a socket behind."""
+    before = _alive()
+    yield
+    deadline = time.monotonic() + GRACE_S
+    while (left := _alive() - before) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if left:
+        pytest.fail(f"the test left behind: {', '.join(sorted(left))}", pytrace=False)
+
+
+def _shared_data(name: str) -> Path:
+    folder = Path(os.environ.get("FLPS_DATA_DIR") or ROOT.parent / "shared" / "data") / name
+    if not folder.is_dir():
+        pytest.skip(f"{name} is not here; set FLPS_DATA_DIR to the folder that holds {name}/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ml_1m() -> Path:
+    """The folder of MovieLens-1M in the NCF split; the test is skipped where it is absent."""
+    return _shared_data("ml-1m")
