@@ -1,0 +1,115 @@
+"""From the yaml's `model:` to the function that builds it.
+
+Built-in models are a table in this file; a user's own model is named `path/to/model.py:build` or
+`package.module:build`.
+Law: nothing here imports torch before a model is asked for, so that a configuration is checked in no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from flps.errors import ConfigError
+from flps.models.ncf.hyper import NcfHyperParameters
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Builder: TypeAlias = "Callable[[Mapping[str, Any], int], nn.Module]"
+
+
+class BuiltIn(NamedTuple):
+    """A model that comes with flps."""
+
+    module: str  # holds `build(hyper_parameters: schema, seed: int) -> nn.Module`
+    schema: type[msgspec.Struct]
+
+
+BUILT_IN: Mapping[str, BuiltIn] = {"ncf": BuiltIn("flps.models.ncf.build", NcfHyperParameters)}
+
+
+def schemas() -> dict[str, type[msgspec.Struct]]:
+    """Name of each built-in model -> the type of its hyper_parameters, as `flps.config.load` wants it."""
+    return {name: model.schema for name, model in BUILT_IN.items()}
+
+
+def resolve(name: str, config_dir: str | Path = ".") -> Builder:
+    """The function that makes the model called `name` from its hyper_parameters and a seed.
+
+    name: a built-in model, `path/to/model.py:build` (a relative path is looked for in the working folder, then in
+    `config_dir`, the yaml's folder) or `package.module:build`. A user's `build` gets the
+    hyper_parameters as they stand in the yaml.
+
+    Raises ConfigError when there is no such model, file, module or function, or when importing it fails.
+    """
+    if name in BUILT_IN:
+        return _built_in(BUILT_IN[name])
+    place, colon, function = name.rpartition(":")
+    if not colon or not place or not function.isidentifier():
+        close = get_close_matches(name, BUILT_IN, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"built in: {', '.join(BUILT_IN)};"
+        raise ConfigError(
+            f"model {name!r} is unknown; {hint} your own is named path/to/model.py:build or package.module:build"
+        )
+    module = _load_file(name, place, Path(config_dir)) if place.endswith(".py") else _load_module(name, place)
+    build = getattr(module, function, None)
+    if not callable(build):
+        raise ConfigError(
+            f"model {name!r}: {module.__file__} has no function {function!r}; "
+            f"it wants `def {function}(hyper_parameters, seed)` that returns a torch module"
+        )
+    return build  # type: ignore[no-any-return]
+
+
+def _built_in(model: BuiltIn) -> Builder:
+    build = importlib.import_module(model.module).build
+
+    def build_from_mapping(hyper_parameters: Mapping[str, Any], seed: int) -> nn.Module:
+        try:
+            checked = msgspec.convert(dict(hyper_parameters), model.schema)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"hyper_parameters: {error}") from error
+        return build(checked, seed)  # type: ignore[no-any-return]
+
+    return build_from_mapping
+
+
+def _load_file(name: str, place: str, config_dir: Path) -> ModuleType:
+    candidates = [Path.cwd() / place, config_dir / place]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        tried = " nor ".join(dict.fromkeys(str(candidate.resolve()) for candidate in candidates))
+        raise ConfigError(f"model {name!r}: there is no file {tried}")
+    path = path.resolve()
+    module_name = f"flps_user_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # where dataclasses look their own module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file may raise
+        del sys.modules[module_name]
+        raise ConfigError(f"model {name!r}: {path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _load_module(name: str, place: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except Exception as error:  # whatever a user's module may raise
+        raise ConfigError(
+            f"model {name!r}: module {place!r} cannot be imported: {type(error).__name__}: {error}; "
+            "a file is named with its ending, path/to/model.py:build"
+        ) from error

@@ -1,0 +1,70 @@
+"""The hyper parameters of NCF, as the yaml's `hyper_parameters` says them. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Size = Annotated[int, Meta(ge=1, le=65536)]
+
+
+class NcfOptimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How weights move by their gradients; a rule takes the settings that it knows and leaves the others."""
+
+    rule: Annotated[
+        Literal["sgd", "adagrad", "adam"],
+        Meta(description="The optimizer; adam is lazy on tables: rows without a gradient do not move."),
+    ] = msgspec.field(default="adam", name="class")
+    learning_rate: Annotated[float, Meta(gt=0, description="Step size.")] = 0.001
+    beta1: Annotated[float, Meta(ge=0, lt=1, description="Decay of Adam's first moment.")] = 0.9
+    beta2: Annotated[float, Meta(ge=0, lt=1, description="Decay of Adam's second moment.")] = 0.999
+    epsilon: Annotated[float, Meta(ge=0, description="Keeps the denominator of Adam and Adagrad away from zero.")] = (
+        1e-8
+    )
+    initial_g2sum: Annotated[float, Meta(ge=0, description="Adagrad's sum of squares at the start.")] = 0.0
+
+
+class NcfHyperParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sizes and kind of a neural collaborative filtering model (He et al. 2017)."""
+
+    optimizer: Annotated[NcfOptimizer, Meta(description="Optimizer of tables and dense layers.")] = NcfOptimizer()
+    num_users: Annotated[int, Meta(ge=1, le=2**40, description="Users; a user_input is below this number.")] = 6040
+    num_items: Annotated[int, Meta(ge=1, le=2**40, description="Items; an item_input is below this number.")] = 3706
+    mf_dim: Annotated[Size, Meta(description="Factors of the product part (GMF, NeuMF).")] = 8
+    mode: Annotated[
+        Literal["NCF_MLP", "NCF_GMF", "NCF_NeuMF"],
+        Meta(description="Perceptron over both embeddings, their weighted product, or both side by side."),
+    ] = "NCF_NeuMF"
+    fc_layers: Annotated[
+        tuple[Size, ...],
+        Meta(
+            min_length=1,
+            max_length=64,
+            description="Widths of the perceptron (MLP, NeuMF); the first is user and item embedding side by side, "
+            "so it is even.",
+        ),
+    ] = (64, 32, 16, 8)
+
+    def __post_init__(self) -> None:
+        if self.mode != "NCF_GMF" and self.fc_layers[0] % 2:
+            raise ValueError(
+                f"fc_layers starts with {self.fc_layers[0]}; half of it is a user's embedding and half an item's, "
+                "so give an even number"
+            )
+
+    @property
+    def gmf_dim(self) -> int:
+        """Columns of a row that belong to the product part."""
+        return 0 if self.mode == "NCF_MLP" else self.mf_dim
+
+    @property
+    def mlp_dim(self) -> int:
+        """Columns of a row that belong to the perceptron."""
+        return 0 if self.mode == "NCF_GMF" else self.fc_layers[0] // 2
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of a user's and of an item's row."""
+        return self.gmf_dim + self.mlp_dim
