@@ -56,4 +56,7 @@ def _with_hyper_parameters(source: Source, config: Config, schemas: Mapping[str,
         )
         return config
     part = typed(source, schemas[config.model], config.hyper_parameters, ("hyper_parameters",))
-    return config if part is None else msgspec.structs.replace(config, hyper_parameters=msgspec.to_builtins(part))
+    if part is None:
+        return config
+    complete = msgspec.json.decode(msgspec.json.encode(part))  # what JSON has: lists, no tuples
+    return msgspec.structs.replace(config, hyper_parameters=complete)

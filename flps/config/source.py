@@ -136,9 +136,9 @@ class Source:
         if not equals or not all(steps):
             return self.complaints.add(flag, "expected key=value with a dotted key, for example runner.epochs=3")
         try:
-            node = _compose(text, "value")
-        except ConfigError as error:
-            return self.complaints.add(flag, str(error))
+            node = yaml.compose(text, Loader=_Loader)
+        except (yaml.YAMLError, RecursionError) as error:
+            return self.complaints.add(flag, _not_yaml(error))
         self._place(steps, flag, node)
 
     def _place(self, steps: KeyPath, flag: str, node: yaml.Node | None) -> None:
@@ -209,13 +209,16 @@ def _text_of(path: Path) -> str:
 def _compose(text: str, name: str) -> yaml.Node | None:
     try:
         return yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{name}{line}: this is not yaml: {error.problem or error.context}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{name}: this is not yaml: {reason}") from error
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        place = f"{name}:{mark.line + 1}" if mark else name
+        raise ConfigError(f"{place}: {_not_yaml(error)}") from error
+
+
+def _not_yaml(error: Exception) -> str:
+    """Why a text is not yaml, in one line."""
+    problem = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
+    return f"this is not yaml: {problem.splitlines()[0] if problem else type(error).__name__}"
 
 
 def _line(node: yaml.Node) -> int:

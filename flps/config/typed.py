@@ -6,6 +6,7 @@ A value that is wrong is left at its default, so that the rest is still checked 
 
 from __future__ import annotations
 
+import functools
 import logging
 import reprlib
 from collections.abc import Mapping
@@ -44,19 +45,20 @@ def typed(source: Source, kind: type[Part], values: object, path: KeyPath = ()) 
             if field.required:
                 source.complain((*path, key), "is missing")
             continue
-        here = (*path, named[key])
-        value = _value(source, hints[field.name], values[named[key]], here)
-        if not source.complaints.touch(here):
+        value = _value(source, bare(field.type), hints[field.name], values[named[key]], (*path, named[key]))
+        if value is not msgspec.UNSET:
             arguments[field.name] = value
     try:
         return kind(**arguments)
     except TypeError:  # a required key is missing or wrong, which is noted already
         return None
     except ValueError as error:  # the struct's own __post_init__
-        source.complain(path, str(error))
+        if not source.complaints.touch(path):
+            source.complain(path, str(error))
         return None
 
 
+@functools.cache
 def fields_of(kind: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
     """The fields of a struct with their types, ranges and descriptions."""
     described = inspect.type_info(kind)
@@ -86,7 +88,8 @@ def expected(kind: inspect.Type) -> str:
     if isinstance(kind, inspect.StrType):
         return "text that is not empty" if kind.min_length else "text"
     if isinstance(kind, (inspect.VarTupleType, inspect.ListType)):
-        return f"a list, each entry {expected(kind.item_type)}"
+        least = " that is not empty" if kind.min_length else ""
+        return f"a list{least}, each entry {expected(kind.item_type)}"
     if isinstance(kind, inspect.UnionType):
         return " or ".join(expected(one) for one in kind.types)
     return "keys and values" if isinstance(kind, (inspect.StructType, inspect.DictType)) else "a value"
@@ -133,35 +136,34 @@ def _nearest(key: str, fields: Mapping[str, inspect.Field], path: KeyPath) -> st
     return f"; did you mean {nearest}?"
 
 
-def _value(source: Source, hint: Any, value: Any, path: KeyPath) -> Any:
-    """The value of one key as the type `hint`; what is wrong with it is noted under its path."""
-    kind = bare(inspect.type_info(hint))
+def _value(source: Source, kind: inspect.Type, hint: Any, value: Any, path: KeyPath) -> Any:
+    """The value of one key as the type `hint`, of which `kind` is the description; UNSET when it is wrong, and noted."""
     if isinstance(kind, inspect.StructType):
-        return typed(source, kind.cls, value, path)
+        part = typed(source, kind.cls, value, path)
+        return msgspec.UNSET if part is None else part
     if isinstance(kind, inspect.DictType):
-        return _entries(source, kind, value, path)
+        return _entries(source, bare(kind.value_type), value, path)
     if source.complaints.touch(path):
-        return None
-    if value is None:
-        source.complain(path, f"has no value; give {expected(kind)}, or remove the line")
-        return None
+        return msgspec.UNSET
     if isinstance(kind, inspect.BoolType) and value in (0, 1):
         return bool(value)
     try:
-        return msgspec.convert(value, hint)
+        if value is not None:
+            return msgspec.convert(value, hint)
+        source.complain(path, f"has no value; give {expected(kind)}, or remove the line")
     except msgspec.ValidationError:
         source.complain(path, f"expected {expected(kind)}, got {show(value)}")
-        return None
+    return msgspec.UNSET
 
 
-def _entries(source: Source, kind: inspect.DictType, values: Any, path: KeyPath) -> dict[str, Any]:
+def _entries(source: Source, kind: inspect.Type, values: Any, path: KeyPath) -> Any:
     """A mapping whose keys the user chooses; its values are parts, or anything."""
     if values is None:
         return {}
     if not isinstance(values, dict):
         source.complain(path, f"expected keys and values, got {show(values)}")
-        return {}
-    inner = bare(kind.value_type)
-    if not isinstance(inner, inspect.StructType):
+        return msgspec.UNSET
+    if not isinstance(kind, inspect.StructType):
         return values
-    return {key: typed(source, inner.cls, value, (*path, key)) for key, value in values.items()}
+    parts = {key: typed(source, kind.cls, value, (*path, key)) for key, value in values.items()}
+    return {key: part for key, part in parts.items() if part is not None}
