@@ -137,7 +137,7 @@ def _nearest(key: str, fields: Mapping[str, inspect.Field], path: KeyPath) -> st
 
 
 def _value(source: Source, kind: inspect.Type, hint: Any, value: Any, path: KeyPath) -> Any:
-    """The value of one key as the type `hint`, of which `kind` is the description; UNSET when it is wrong, and noted."""
+    """The value of one key as the type `hint`, described by `kind`; UNSET when it is wrong, and noted."""
     if isinstance(kind, inspect.StructType):
         part = typed(source, kind.cls, value, path)
         return msgspec.UNSET if part is None else part
