@@ -1,0 +1,204 @@
+"""`flrun`: from a command line to a federation that runs, and to the exit code that says how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flps.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_WITH_LOSSES, ConfigError, FlpsError
+from flps.launch.arguments import Arguments, parse, with_environment
+from flps.launch.signals import signals_interrupt
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flps.config.types import Config
+    from flps.launch.board import Board
+    from flps.launch.plan import Plan
+    from flps.launch.supervise import Crew
+    from flps.launch.watch import Verdict
+
+# Heavy modules are imported where they are needed: `flrun --help` answers at once.
+
+
+def main() -> None:
+    """The console script."""
+    code = run(sys.argv[1:], os.environ)
+    if any(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        # A role's thread of --in_process that did not end; it must not disturb the interpreter's end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def run(argv: Sequence[str], environment: Mapping[str, str], target: str | None = None) -> int:
+    """Do what the command line says; the exit code.
+
+    target: what a role runs, as `package.module:function` or `file.py:function`; None means flps's own roles.
+    """
+    try:
+        arguments, notes = with_environment(parse(argv), environment)
+        with signals_interrupt():
+            return _launch(arguments, environment, notes, target)
+    except FlpsError as error:
+        print(f"flrun: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("flrun: interrupted before the roles were started", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _launch(arguments: Arguments, environment: Mapping[str, str], notes: Sequence[str], target: str | None) -> int:
+    from flps.launch.plan import describe
+
+    if arguments.dry_run:
+        plan = _plan(arguments, _config(arguments), environment)
+        print(describe(plan), *(f"note      {note}" for note in notes), sep="\n")
+        return 0
+    with _roles_parent(arguments):
+        config = _config(arguments)
+        plan = _plan(arguments, config, environment)
+        with _prepared(arguments, plan, environment) as ready:
+            return _watch(arguments, ready, [*notes, *ready.notes], target)
+
+
+@contextlib.contextmanager
+def _roles_parent(arguments: Arguments) -> Iterator[None]:
+    """The process that forks the roles imports torch while the config is read and the data is looked at."""
+    if arguments.in_process:
+        yield
+        return
+    from flps.launch.spawn import preloaded_parent
+
+    with preloaded_parent():
+        yield
+
+
+def _config(arguments: Arguments) -> Config:
+    from flps.config import load
+    from flps.models.catalog import schemas
+
+    overrides = list(arguments.overrides)
+    if arguments.seed is not None:
+        overrides.append(f"seed={arguments.seed}")
+    if arguments.pure_bf16:
+        overrides.append("runner.pure_bf16=true")
+    if not Path(arguments.config_yaml).is_file():
+        raise ConfigError(f"-m {arguments.config_yaml}: there is no such file")
+    return load(arguments.config_yaml, overrides, schemas())
+
+
+def _plan(arguments: Arguments, config: Config, environment: Mapping[str, str]) -> Plan:
+    from flps.launch.hosts import is_mine
+    from flps.launch.logs import run_name
+    from flps.launch.plan import Surroundings, make_plan
+    from flps.launch.prepare import private_root, trainer_script
+
+    token = secrets.token_hex(8)
+    return make_plan(
+        trainer_script(arguments),
+        config,
+        Surroundings(
+            config_path=Path(arguments.config_yaml).absolute(),
+            run_dir=Path(arguments.log_dir).expanduser().absolute() / run_name(datetime.now()),
+            private_dir=private_root(environment) / f"flps-{token}",
+            key_dir=Path(arguments.key_dir or Path.home() / ".flps" / "keys").expanduser().absolute(),
+            token=token,
+            is_mine=is_mine,
+        ),
+    )
+
+
+@contextlib.contextmanager
+def _prepared(arguments: Arguments, plan: Plan, environment: Mapping[str, str]) -> Iterator[Plan]:
+    """Make all that the roles need; the plan with what came out of it. The private folder goes with the block."""
+    import msgspec
+
+    from flps.launch import logs, prepare
+    from flps.launch.hosts import check_ports
+
+    check_ports(plan.binds)
+    prepare.check_keys(plan)
+    config = prepare.with_data(plan.job.config, plan.job.workers, environment)
+    run_dir = logs.make_run_dir(Path(plan.job.run_dir))
+    job = msgspec.structs.replace(plan.job, config=config, run_dir=str(run_dir))
+    prepare.write_job(job, Path(arguments.config_yaml).read_bytes())
+    names = [logs.log_name(role.role, role.rank) for role in plan.local]
+    kept = logs.link_newest(run_dir, names, whole_job=plan.whole_job)
+    notes = [f"{run_dir.parent / name} is a file, not a link: it stays and does not show this run" for name in kept]
+    with prepare.private_dir(plan.private_dir):
+        prepare.make_run_keys(plan)
+        yield dataclasses.replace(plan, job=job, notes=(*plan.notes, *notes))
+
+
+def _watch(arguments: Arguments, plan: Plan, notes: Sequence[str], target: str | None) -> int:
+    from flps.launch.board import Board
+    from flps.launch.live import LiveShow, PlainShow, terminal
+    from flps.launch.supervise import STOP_S, Supervisor
+
+    console = terminal()
+    board = Board.of(plan.local)
+    _say_start(console, plan, notes)
+    began = time.monotonic()
+    is_live = console.is_terminal and not arguments.in_process
+    with LiveShow(console, board) if is_live else PlainShow(console, board) as show:
+        crew = _crew(arguments, plan, target)
+        verdict = Supervisor(plan, crew, show, stop_s=1.0 if arguments.in_process else STOP_S).run()
+    _say_end(console, plan, board, verdict, time.monotonic() - began)
+    return verdict.exit_code
+
+
+def _crew(arguments: Arguments, plan: Plan, target: str | None) -> Crew:
+    from flps.launch.spawn import ROLE_TARGET, Processes
+
+    if not arguments.in_process:
+        return Processes(plan.job, str(plan.private_dir or ""), target or ROLE_TARGET)
+    from flps.launch.threads import Threads, log_to_terminal
+
+    log_to_terminal()
+    return Threads(plan.job, target or ROLE_TARGET)
+
+
+def _say_start(console: Console, plan: Plan, notes: Sequence[str]) -> None:
+    counts = {role: sum(one.role == role for one in plan.local) for role in ("worker", "server", "coordinator")}
+    what = ", ".join(f"{count} {role}{'s' * (count > 1)}" for role, count in counts.items() if count)
+    _say(console, f"run {plan.job.run_id}: {what} start here, links are guarded by {plan.job.security}")
+    for note in notes:
+        _say(console, f"note: {note}")
+    if plan.job.security == "plain":
+        _say(console, "warning: --insecure: links are neither encrypted nor authenticated")
+
+
+def _say_end(console: Console, plan: Plan, board: Board, verdict: Verdict, wall_s: float) -> None:
+    from flps.launch.live import result_table
+    from flps.launch.logs import last_lines, log_name
+
+    run_dir = Path(plan.job.run_dir)
+    if verdict.culprit is not None:
+        log_file = run_dir / log_name(verdict.culprit.role, verdict.culprit.rank)
+        _say(console, f"the end of {log_file}:")
+        for line in last_lines(log_file):
+            _say(console, f"  | {line}")
+    if verdict.exit_code in (EXIT_DONE, EXIT_WITH_LOSSES):
+        places = {"model": str(run_dir / plan.job.config.runner.model_save_path), "logs": str(run_dir)}
+        console.print(result_table(board, k=plan.job.config.evaluation.k, wall_s=wall_s, places=places))
+    if verdict.exit_code != EXIT_DONE:
+        print(f"flrun: {verdict.reason} (exit code {verdict.exit_code}; logs in {run_dir})", file=sys.stderr)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""What the user asks `flrun` for: the command line and the PADDLE_* environment as one typed value.
+
+Law 1: nothing here reads the system; argv and environment are arguments.
+Law 2: a flag nobody knows is an error that names the nearest one; the command line wins over the environment, and the
+notes say which value came from where.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from flps.errors import ConfigError
+
+ROLES = ("server", "worker", "coordinator")
+
+EXAMPLES = """\
+examples:
+  flrun -m configs/ncf.yaml --worker_num=10 --coordinator_num=1
+      ten workers, one server and a coordinator on this machine, over unix sockets
+  flrun -m configs/ncf.yaml --worker_num=10 -o runner.epochs=3 -o runner.sync_mode=sync
+      the same job with two keys of the yaml changed
+  flrun trainer.py -m configs/ncf.yaml --worker_num=2
+      workers run your own subclass of FLClient
+  flrun --servers=10.0.0.1:8000 --workers=10.0.0.2:0,10.0.0.3:0 -m configs/ncf.yaml
+      the same command on each of the three hosts; each starts the roles that are its own
+  flrun --servers=10.0.0.1:8000 --worker_num=2 --role worker --rank 1 -m configs/ncf.yaml
+      one role alone, for instance in its own container
+  flrun -m configs/ncf.yaml --worker_num=2 --in_process
+      all roles as threads of one process, so that a breakpoint works
+  flrun -m configs/ncf.yaml --worker_num=10 --dry_run
+      print what would be started, and start nothing
+
+exit codes: 0 done, 1 internal error, 2 bad config or usage, 3 finished with losses, 4 a role failed,
+            5 a role never came up, 6 port, disk or permission, 130 interrupted
+"""
+
+# Flags of the original launcher that ask for something which does not exist here.
+NOT_HERE = {
+    "heter_workers": "there are no heterogeneous workers here",
+    "heter_worker_num": "there are no heterogeneous workers here",
+    "heter_devices": "there are no heterogeneous workers here",
+    "nproc_per_node": "it belongs to collective training; the number of workers is --worker_num",
+    "ips": "it belongs to collective training; hosts are given by --servers, --workers, --coordinators",
+    "gloo_port": "there is no gloo here; membership lives with the coordinator or server 0",
+    "with_gloo": "there is no gloo here; membership lives with the coordinator or server 0",
+    "http_port": "there is no gloo rendezvous here",
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """One call of flrun; None means that nothing was said."""
+
+    config_yaml: str = ""
+    trainer: str | None = None
+    worker_num: int | None = None
+    server_num: int | None = None
+    coordinator_num: int | None = None
+    servers: tuple[str, ...] | None = None
+    workers: tuple[str, ...] | None = None
+    coordinators: tuple[str, ...] | None = None
+    log_dir: str = "log"
+    overrides: tuple[str, ...] = ()
+    role: str | None = None
+    rank: int | None = None
+    host: str | None = None
+    port: int | None = None
+    run_id: str | None = None
+    key_dir: str | None = None
+    insecure: bool = False
+    in_process: bool = False
+    dry_run: bool = False
+    seed: int | None = None
+    pure_bf16: bool = False
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """The command line as Arguments; `--worker-num` and `--worker_num` are the same flag.
+
+    Raises ConfigError for an unknown flag (naming the nearest known one) or a value that cannot be read.
+    `--help` prints and leaves by SystemExit(0), as usual.
+    """
+    parser = _parser()
+    known, rest = parser.parse_known_args([_underscored(word) for word in argv])
+    for word in rest:
+        if word.startswith("-"):
+            raise ConfigError(_unknown_flag(word, parser))
+    if len(rest) > 1:
+        raise ConfigError(f"flrun takes one trainer script, got {len(rest)}: {', '.join(rest)}")
+    if known.run_mode not in (None, "ps"):
+        raise ConfigError(f"--run_mode={known.run_mode}: this launcher starts parameter servers, the only mode is ps")
+    names = {field.name for field in dataclasses.fields(Arguments)} - {"trainer", "overrides", "port"}
+    values = {name: value for name, value in vars(known).items() if name in names and value is not None}
+    return Arguments(trainer=rest[0] if rest else None, overrides=tuple(known.overrides), **values)
+
+
+def with_environment(arguments: Arguments, environment: Mapping[str, str]) -> tuple[Arguments, tuple[str, ...]]:
+    """Fill what the command line left open from PADDLE_*, TRAINING_ROLE and POD_IP; also one note per value taken.
+
+    A list on the command line also outranks a count in the environment.
+    Raises ConfigError for a variable that cannot be read.
+    """
+    wanted: dict[str, tuple[str, Callable[[str], object]]] = {
+        "servers": ("PADDLE_PSERVERS_IP_PORT_LIST", _word_list),
+        "workers": ("PADDLE_TRAINER_ENDPOINTS", _word_list),
+        "coordinators": ("PADDLE_COORDINATOR_ENDPOINTS", _word_list),
+        "worker_num": ("PADDLE_TRAINERS_NUM", int),
+        "role": ("TRAINING_ROLE", _training_role),
+        "rank": ("PADDLE_TRAINER_ID", int),
+        "host": ("POD_IP", str),
+        "port": ("PADDLE_PORT", int),
+    }
+    found: dict[str, object] = {}
+    notes = []
+    for name, (variable, read) in wanted.items():
+        text = environment.get(variable, "").strip()
+        if not text:
+            continue
+        try:
+            value = read(text)
+        except ValueError as error:
+            raise ConfigError(f"environment {variable}={text!r}: {error}") from error
+        if _already_said(arguments, name):
+            notes.append(f"{variable}={text} of the environment is not used: the command line says otherwise")
+        else:
+            found[name] = value
+            notes.append(f"{name} comes from the environment: {variable}={text}")
+    return dataclasses.replace(arguments, **found), tuple(notes)  # type: ignore[arg-type]
+
+
+def _already_said(arguments: Arguments, name: str) -> bool:
+    if name == "worker_num" and arguments.workers is not None:
+        return True
+    return getattr(arguments, name) is not None
+
+
+def _training_role(text: str) -> str:
+    names = {"PSERVER": "server", "TRAINER": "worker", "COORDINATOR": "coordinator"}
+    if text.upper() not in names:
+        raise ValueError(f"expected one of {', '.join(names)}")
+    return names[text.upper()]
+
+
+def _word_list(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.replace(";", ",").split(",") if word.strip())
+
+
+def _underscored(word: str) -> str:
+    """`--worker-num=3` as `--worker_num=3`; values are left alone."""
+    if not word.startswith("--") or word == "--":
+        return word
+    flag, equals, value = word[2:].partition("=")
+    return "--" + flag.replace("-", "_") + equals + value
+
+
+def _unknown_flag(word: str, parser: argparse.ArgumentParser) -> str:
+    flag = word.partition("=")[0]
+    if flag.lstrip("-") in NOT_HERE:
+        return f"{flag}: {NOT_HERE[flag.lstrip('-')]}"
+    known = [option for action in parser._actions for option in action.option_strings]
+    nearest = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
+    return f"unknown flag {flag}" + (f"; did you mean {nearest[0]}?" if nearest else "; see flrun --help")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that reports through the error tree."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see flrun --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    # The trainer script is picked from what is left over: argparse before 3.13 loses an optional positional that
+    # stands behind flags.
+    parser = _Parser(
+        prog="flrun",
+        usage="flrun [trainer.py] -m CONFIG.yaml [flags]",
+        description="Start a federation: servers, workers and a coordinator of one job, and watch them to the end.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=None,
+    )
+    _add_job_flags(parser.add_argument_group("job"))
+    _add_role_flags(parser.add_argument_group("roles"))
+    _add_way_flags(parser.add_argument_group("ways to run"))
+    return parser
+
+
+def _add_job_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("-m", "--config_yaml", required=True, metavar="YAML", help="the job's configuration")
+    group.add_argument(
+        "-o", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="change one key; repeatable"
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="same as -o seed=N")
+    group.add_argument(
+        "-bf16", "--pure_bf16", action="store_true", help="compute in bfloat16; same as -o runner.pure_bf16=true"
+    )
+    group.add_argument("--log_dir", metavar="DIR", help="where log files and run folders go (default: log)")
+
+
+def _add_role_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--worker_num", "--trainer_num", type=int, metavar="N", help="number of workers (default: 1)")
+    group.add_argument("--server_num", type=int, metavar="N", help="number of servers (default: 1)")
+    group.add_argument("--coordinator_num", type=int, metavar="N", help="0 or 1 (default: runner.with_coordinator)")
+    for kind, flags in (("servers", ["--servers"]), ("workers", ["--workers", "--trainers"])):
+        group.add_argument(*flags, type=_word_list, metavar="HOST:PORT,...", help=f"where the {kind} run")
+    group.add_argument("--coordinators", type=_word_list, metavar="HOST:PORT", help="where the coordinator runs")
+    group.add_argument("--host", metavar="ADDRESS", help="which address of the lists is this host (default: POD_IP)")
+    group.add_argument("--role", choices=ROLES, help="start one role alone; needs the host lists")
+    group.add_argument("--rank", type=int, metavar="N", help="which one of that role")
+
+
+def _add_way_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--dry_run", action="store_true", help="print the plan and start nothing")
+    group.add_argument("--in_process", action="store_true", help="all roles as threads of this process")
+    group.add_argument("--insecure", action="store_true", help="plain TCP: no encryption, no authentication")
+    group.add_argument("--key_dir", metavar="DIR", help="CURVE keys of `flps keys make` (default: ~/.flps/keys)")
+    group.add_argument("--run_id", "--job_id", metavar="WORD", help="stands in every message; the same on all hosts")
+    group.add_argument("--run_mode", help="accepted for the original's sake; the only mode is ps")

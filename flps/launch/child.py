@@ -1,0 +1,159 @@
+"""Where a process becomes its role: log file, signals, the parent's death, and the one place that catches everything.
+
+Law 1: whatever ends a role ends here, with its traceback in the role's log and the exit code of the error tree.
+Law 2: a role does not outlive its launcher, even one that was killed by SIGKILL.
+Law 3: Ctrl-C is the launcher's to decide; a role ignores SIGINT and obeys SIGTERM.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO, cast
+
+import msgspec
+
+from flps.config.job import Job
+from flps.errors import ConfigError, FlpsError, ResourceError
+from flps.launch.logs import formatter
+from flps.launch.prepare import remove_private_dir
+
+EXIT_STOPPED = 128 + signal.SIGTERM  # obeyed SIGTERM
+LEAVE_S = 5.0  # threads and sockets of a role that has ended may take this long to close
+HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+log = logging.getLogger("flps.launch")
+
+RoleTarget = Callable[[Job, str, int], None]
+
+
+class Stopped(BaseException):
+    """The launcher asked this role to stop; no Exception, so that no `except Exception` on the way keeps it."""
+
+
+def become(target: str, job_json: bytes, role: str, rank: int, private_dir: str) -> None:
+    """Main function of a child process: run the role and leave with the exit code that tells how it went."""
+    os.setpgid(0, 0)
+    _redirect(Path(msgspec.json.decode(job_json)["run_dir"]) / f"{role}log.{rank}")
+    _obey_signals()
+    threading.Thread(target=_die_with_parent, args=(private_dir,), name="parent-watch", daemon=True).start()
+    _start_logging(f"{role}.{rank}", sys.stderr)
+    code = outcome(lambda: resolve(target)(msgspec.json.decode(job_json, type=Job), role, rank))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _leave_soon(code)
+    sys.exit(code)
+
+
+def outcome(act: Callable[[], None]) -> int:
+    """Run a role to its end; its exit code. The traceback of what went wrong goes to the log."""
+    try:
+        act()
+    except Stopped:
+        log.info("stopped by the launcher")
+        return EXIT_STOPPED
+    except SystemExit as error:
+        return _code_of(error)
+    except (ConfigError, ResourceError) as error:  # the message alone says it: nothing in the code is wrong
+        log.error("%s", error)
+        return error.exit_code
+    except FlpsError as error:
+        log.exception("%s", error)
+        return error.exit_code
+    except Exception as error:
+        log.exception("%s: %s", type(error).__name__, error)
+        return 1
+    return 0
+
+
+def _code_of(error: SystemExit) -> int:
+    """A role's script may call sys.exit(); its meaning is Python's own."""
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    log.error("%s", error.code)
+    return 1
+
+
+def resolve(target: str) -> RoleTarget:
+    """The function that `package.module:name` or `path/to/file.py:name` means.
+
+    Raises ConfigError when there is none.
+    """
+    place, _, name = target.rpartition(":")
+    try:
+        module = _load_file(place) if place.endswith(".py") else importlib.import_module(place)
+        return cast(RoleTarget, getattr(module, name))
+    except (AttributeError, FileNotFoundError) as error:
+        raise ConfigError(f"{target}: {error}") from error
+
+
+def _load_file(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _redirect(log_file: Path) -> None:
+    """Everything that this process prints, from C too, goes to its log file from here on."""
+    descriptor = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    # A test runner may have put objects of its own in the place of these two.
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
+def _start_logging(role_name: str, stream: TextIO) -> None:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter(role_name))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(os.environ.get("FLPS_LOG_LEVEL", "INFO").upper())
+    logging.captureWarnings(True)
+
+
+def _obey_signals() -> None:
+    """SIGTERM raises Stopped in the main thread; the launcher held these signals back until now."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _raise_stopped)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+
+
+def _raise_stopped(number: int, frame: FrameType | None) -> None:
+    raise Stopped
+
+
+def _die_with_parent(private_dir: str) -> None:
+    """Wait for the launcher's end. Then there is no one left to stop or to tidy, so this process does both."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    if private_dir:
+        remove_private_dir(private_dir)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _leave_soon(code: int) -> None:
+    """A thread or socket that will not close must not keep an ended role alive."""
+    timer = threading.Timer(LEAVE_S, os._exit, args=(code,))
+    timer.daemon = True
+    timer.start()

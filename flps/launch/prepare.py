@@ -1,0 +1,127 @@
+"""What must exist before a role starts: the run's folder, a private folder for sockets and keys, the default data.
+
+Law 1: whatever this cannot make is a ResourceError that says what and where.
+Law 2: the private folder is of mode 700, is short enough for a unix socket, and goes when the run ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from flps.config.job import Job
+from flps.config.types import EMBEDDED, Config
+from flps.errors import ConfigError, ResourceError
+from flps.launch.arguments import ROLES, Arguments
+from flps.launch.plan import Plan
+
+SOCKET_PATH_MAX = 100  # the kernel takes 107 bytes; zmq adds nothing, we leave a margin
+
+
+def private_root(environment: Mapping[str, str]) -> Path:
+    """Where private folders go: $XDG_RUNTIME_DIR when it is ours to write, else the folder of temporary files."""
+    given = environment.get("XDG_RUNTIME_DIR", "")
+    if given and len(given) < SOCKET_PATH_MAX // 2 and os.path.isdir(given) and os.access(given, os.W_OK | os.X_OK):
+        return Path(given)
+    usual = Path(tempfile.gettempdir())
+    return usual if len(str(usual)) < SOCKET_PATH_MAX // 2 else Path("/tmp")
+
+
+def cache_dir(environment: Mapping[str, str]) -> Path:
+    """Where generated data is kept between runs: $FLPS_CACHE_DIR, else ~/.cache/flps."""
+    return Path(environment.get("FLPS_CACHE_DIR") or Path.home() / ".cache" / "flps").expanduser().absolute()
+
+
+def trainer_script(arguments: Arguments) -> Arguments:
+    """The arguments with the absolute path of the user's trainer script, when there is one.
+
+    Raises ConfigError when there is no such file.
+    """
+    if arguments.trainer is None:
+        return arguments
+    path = Path(arguments.trainer).expanduser().absolute()
+    if not path.is_file():
+        hint = "; the original's trainer is built in: leave it out" if path.name == "static_fl_trainer.py" else ""
+        raise ConfigError(f"trainer script {arguments.trainer}: there is no such file{hint}")
+    return dataclasses.replace(arguments, trainer=str(path))
+
+
+@contextlib.contextmanager
+def private_dir(folder: Path | None) -> Iterator[None]:
+    """A folder of mode 700 that is there for the block; none when `folder` is None.
+
+    Raises ResourceError when it exists already, cannot be made, or is too long for a unix socket.
+    """
+    if folder is None:
+        yield
+        return
+    longest = len(str(folder / "coordinator-0"))
+    if longest > SOCKET_PATH_MAX:
+        raise ResourceError(f"{folder} is too long for a unix socket ({longest} of {SOCKET_PATH_MAX} characters)")
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise ResourceError(f"cannot make the private folder {folder}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        remove_private_dir(folder)
+
+
+def remove_private_dir(folder: str | Path) -> None:
+    """Remove sockets and keys of a run; a folder that has gone already is no error."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_keys(plan: Plan) -> None:
+    """See that the keys of the roles that start here are in their folder, when they are not made for the run.
+
+    Raises ConfigError that names the missing files and `flps keys make`.
+    """
+    job = plan.job
+    if job.security != "curve" or plan.makes_keys:
+        return
+    wanted = [f"{role}.secret" for role in sorted({role.role for role in plan.local})]
+    wanted += [f"{role}.public" for role in ROLES]
+    missing = [name for name in wanted if not (Path(job.key_dir) / name).is_file()]
+    if missing:
+        raise ConfigError(
+            f"no CURVE keys: {', '.join(missing)} missing in {job.key_dir}. TCP between hosts is encrypted: make keys "
+            f"once with `flps keys make --key_dir {job.key_dir}` and give each host those it needs, or say --insecure"
+        )
+
+
+def make_run_keys(plan: Plan) -> None:
+    """Make CURVE keys for this run only, when the plan says so."""
+    if plan.makes_keys:
+        from flps.transport.security import make_keys
+
+        make_keys(Path(plan.job.key_dir))
+
+
+def with_data(config: Config, workers: int, environment: Mapping[str, str]) -> Config:
+    """The config with real folders in the place of `embedded:movielens_like`, whose data is made when not cached."""
+    if config.runner.train_data_dir != EMBEDDED:
+        return config
+    from flps.data.movielens_like import ensure
+
+    train, test = ensure(cache_dir(environment), clients=workers)
+    runner = msgspec.structs.replace(config.runner, train_data_dir=str(train), test_data_dir=str(test))
+    return msgspec.structs.replace(config, runner=runner)
+
+
+def write_job(job: Job, config_text: bytes) -> None:
+    """Put the yaml as it was and the job as it is run into the run's folder."""
+    folder = Path(job.run_dir)
+    try:
+        (folder / "config.yaml").write_bytes(config_text)
+        (folder / "job.json").write_bytes(msgspec.json.format(msgspec.json.encode(job), indent=2) + b"\n")
+    except OSError as error:
+        raise ResourceError(f"cannot write into {folder}: {error.strerror}") from error

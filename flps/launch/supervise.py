@@ -1,0 +1,139 @@
+"""The loop around `Watch`: it starts roles, waits for what happens, and stops all that is left.
+
+Law 1: no wait is without a deadline.
+Law 2: when `run` returns no role is alive; the order of an end is SIGTERM, a deadline, SIGKILL.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from flps.errors import FlpsError
+from flps.launch.logs import log_name, write_roles
+from flps.launch.plan import Plan, Role
+from flps.launch.signals import signal_bell
+from flps.launch.watch import Verdict, Watch
+from flps.metrics import EventReader
+
+POLL_S = 0.25  # between two looks at metrics.jsonl
+GRACE_S = 15.0  # servers and coordinator may take this long to end after the last worker
+STOP_S = 5.0  # a role may take this long to obey SIGTERM
+
+Event = Mapping[str, Any]
+
+
+class Crew(Protocol):
+    """Roles that have been started, as processes or as threads."""
+
+    def start(self, role: Role) -> int: ...
+    def ended(self, timeout_s: float, *others: int) -> dict[Role, int]: ...
+    def alive(self) -> tuple[Role, ...]: ...
+    def signal(self, role: Role, number: signal.Signals) -> None: ...
+    def kill(self, role: Role) -> None: ...
+    def close(self) -> None: ...
+
+
+class Supervisor:
+    """Runs a plan's local roles to the end."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        crew: Crew,
+        show: Callable[[Event], None],
+        *,
+        grace_s: float = GRACE_S,
+        stop_s: float = STOP_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """show: gets every event of the run, for the terminal, and `{"event": "tick"}` now and then."""
+        self._plan, self._crew, self._show = plan, crew, show
+        self._stop_s, self._clock = stop_s, clock
+        self._events = EventReader(str(Path(plan.job.run_dir) / "metrics.jsonl"))
+        self._roles = {role.name: role for role in plan.local}
+        network = plan.job.config.network
+        self.watch = Watch(
+            local=plan.local,
+            workers=plan.job.workers,
+            min_workers=network.min_workers,
+            start_deadline=clock() + network.start_timeout_s,
+            grace_s=grace_s,
+        )
+
+    def run(self) -> Verdict:
+        """Start the roles and see them to their end; how it went. Signals stop the run in good order."""
+        with signal_bell() as (bell, caught):
+            try:
+                self._start()
+                while self.watch.alive and not self.watch.stopping:
+                    self._step(bell, caught)
+            except FlpsError as error:
+                self.watch.failed(error, error.exit_code)
+            finally:
+                self._stop_all(bell, caught)
+        self._read_events()
+        return self.watch.result()
+
+    def _start(self) -> None:
+        rows = []
+        for role in self._plan.local:
+            pid = self._crew.start(role)
+            log = str(Path(self._plan.job.run_dir) / log_name(role.role, role.rank))
+            endpoint = role.endpoint
+            rows.append({"role": role.role, "rank": role.rank, "pid": pid, "host": role.host, "log": log,
+                         "endpoint": endpoint})  # fmt: skip
+        write_roles(Path(self._plan.job.run_dir), rows)
+
+    def _step(self, bell: int, caught: list[int]) -> None:
+        """One turn: wait, tell the watch what happened, do what it wants done."""
+        deadline = self.watch.next_deadline()
+        patience = POLL_S if deadline is None else min(POLL_S, max(0.0, deadline - self._clock()))
+        gone = self._crew.ended(patience, bell)
+        self._read_events()
+        now = self._clock()
+        for role, code in gone.items():
+            self.watch.ended(role, code, now)
+            self._show({"event": "exited", "role": role.role, "rank": role.rank, "code": code})
+        for number in caught:
+            self.watch.interrupted(number)
+        self.watch.tick(now)
+        for role in self.watch.overdue(now):
+            self._stop([role])
+        self._show({"event": "tick"})
+
+    def _read_events(self) -> None:
+        for event in self._events.poll():
+            self._show(event)
+            if event.get("event") == "ready" and (role := self._roles.get(_name(event, "role", "rank"))):
+                self.watch.ready(role)
+            elif event.get("event") == "lost":
+                name = _name(event, "lost_role", "lost_rank")
+                self.watch.lost(name, str(event.get("reason", "no reason given")), self._clock())
+
+    def _stop_all(self, bell: int, caught: list[int]) -> None:
+        """Workers first, then those they talk to. A second Ctrl-C kills at once."""
+        order = {"worker": 0, "server": 1, "coordinator": 2}
+        roles = sorted(self._crew.alive(), key=lambda role: order[role.role])
+        already = len(caught)
+        self._stop(roles, lambda: len(caught) > already, bell)
+        self._crew.close()
+
+    def _stop(self, roles: list[Role], hurried: Callable[[], bool] = lambda: False, *bells: int) -> None:
+        for role in roles:
+            self._crew.signal(role, signal.SIGTERM)
+        deadline = self._clock() + self._stop_s
+        waits_for = set(roles)
+        while waits_for and not hurried() and (left := deadline - self._clock()) > 0:
+            for role, code in self._crew.ended(min(left, POLL_S)).items():
+                waits_for.discard(role)
+                self.watch.ended(role, code, self._clock())
+        for role in waits_for:
+            self._crew.kill(role)
+
+
+def _name(event: Event, role: str, rank: str) -> str:
+    return f"{event.get(role)}.{event.get(rank)}"
