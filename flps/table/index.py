@@ -38,11 +38,6 @@ class DirectIndex:
         self.size += keys.size
         return slots
 
-    def keys(self) -> Keys:
-        """Every key, ordered by slot (size,)."""
-        found = np.flatnonzero(self._slots != MISSING)
-        return found[np.argsort(self._slots[found])].astype(np.uint64)
-
 
 class HashIndex:
     """Slots of arbitrary 64-bit keys: open addressing with linear probing, at most half full."""
@@ -73,12 +68,6 @@ class HashIndex:
             self._grow()
         self._place(keys, slots)
         return slots
-
-    def keys(self) -> Keys:
-        """Every key, ordered by slot (size,)."""
-        entries = self._entries[self._entries[:, 1] != 0]
-        ordered: Keys = entries[np.argsort(entries[:, 1]), 0]
-        return ordered
 
     def _home(self, keys: Keys) -> Slots:
         return ((keys * _GOLDEN) >> np.uint64(64 - self._bits)).view(np.int64)

@@ -23,6 +23,7 @@ class SparseTable:
     def __init__(self, spec: TableSpec) -> None:
         self.spec = spec
         self._index = make_index(spec.bound)
+        self._keys: Keys = np.empty(0, np.uint64)
         self._values: Rows = np.empty((0, spec.dim), spec.dtype)
         self._state: Rows = np.empty((0, spec.rule.state_width(spec.dim)), spec.dtype)
 
@@ -32,7 +33,7 @@ class SparseTable:
     @property
     def nbytes(self) -> int:
         """Bytes of storage held for rows."""
-        return self._values.nbytes + self._state.nbytes
+        return self._keys.nbytes + self._values.nbytes + self._state.nbytes
 
     def slots(self, keys: Keys) -> Slots:
         """Slot of each key (N,), making rows for keys that are new. Raises Refused for keys out of range."""
@@ -69,9 +70,9 @@ class SparseTable:
         """Replace the weights of rows; their rule state stays."""
         self._values[slots] = values
 
-    def keys(self) -> Keys:
-        """Every key of the table, ordered by slot."""
-        return self._index.keys()
+    def keys(self, slots: Slots | None = None) -> Keys:
+        """The keys whose rows stand in these slots; without slots every key, ordered by slot."""
+        return self._keys[: len(self)].copy() if slots is None else np.take(self._keys, slots)
 
     def dump(self) -> dict[str, NDArray[np.generic]]:
         """Everything the table holds: keys (R,), values (R, dim), state (R, S)."""
@@ -88,6 +89,7 @@ class SparseTable:
         slots = self._index.insert(keys)
         self._reserve(self._index.size)
         spec = self.spec
+        self._keys[slots] = keys
         self._values[slots] = spec.init.rows(keys, spec.dim, spec.seed, spec.dtype)
         self._state[slots] = spec.rule.first_state()
 
@@ -98,15 +100,16 @@ class SparseTable:
         capacity = max(rows, _FIRST_ROWS, len(self._values) * 5 // 4)
         if self.spec.bound is not None:
             capacity = max(rows, min(capacity, self.spec.bound))
+        self._keys.resize(capacity, refcheck=False)
         self._values.resize((capacity, self._values.shape[1]), refcheck=False)
         self._state.resize((capacity, self._state.shape[1]), refcheck=False)
 
 
 def merge_duplicates(slots: Slots, pushed: Rows) -> tuple[Slots, Rows]:
     """Each slot once (M,), with the sum of what was pushed to it (M, D), added in the order of arrival."""
-    unique, inverse = np.unique(slots, return_inverse=True)
-    if unique.size == slots.size:
+    order = np.argsort(slots, kind="stable")
+    ordered = slots[order]
+    first = np.flatnonzero(np.diff(ordered, prepend=-1))
+    if first.size == slots.size:
         return slots, pushed
-    merged = np.zeros((unique.size, pushed.shape[1]), pushed.dtype)
-    np.add.at(merged, inverse, pushed)
-    return unique, merged
+    return ordered[first], np.add.reduceat(np.take(pushed, order, axis=0), first, axis=0)

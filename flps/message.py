@@ -1,0 +1,273 @@
+"""What may be said between roles, and how it looks as frames.
+
+Law 1: nothing here opens a socket, reads a clock or starts a thread.
+Law 2: whatever a peer can send wrong is refused here, by ProtocolError, before anything is allocated for it.
+Law 3: a tensor is a raw little-endian frame behind the header; its dtype and shape stand in the header.
+Law 4: there is no way to write a private tensor (`flps.privacy`): the encoder says its owner's name and stops.
+
+On the wire: frame 0 is the header (msgpack of `Envelope`), frames 1.. are the tensors in the order of their numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from flps.errors import PrivacyError, ProtocolError
+from flps.privacy import PrivateArray
+
+VERSION = 1
+HEADER_BYTES_MAX = 1 << 20
+_DTYPES = {"f4", "f8", "u8", "i8", "u1"}
+_DIMS_MAX = 4
+
+Tensor: TypeAlias = np.ndarray[Any, Any]
+Name = Annotated[str, Meta(max_length=256)]
+Reason = Annotated[str, Meta(max_length=4096)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How much a peer may send in one message."""
+
+    frames: int = 1024
+    frame_bytes: int = 256 * 2**20
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+class Push(msgspec.Struct, frozen=True):
+    """Gradients or deltas for one table."""
+
+    table: Count
+    keys: Tensor | None  # (N,) uint64, each once; None: the whole dense tensor
+    values: Tensor  # (N, dim), or (dim,) dense
+
+
+class Pull(msgspec.Struct, frozen=True):
+    """A question for rows."""
+
+    table: Count
+    keys: Tensor | None  # (N,) uint64; None: the whole dense tensor
+
+
+class Declare(msgspec.Struct, frozen=True, tag="declare"):
+    """The tables that this worker wants, in the order of the numbers that it will call them by."""
+
+    tables: tuple[dict[str, Any], ...]  # TableSpec, each with this server's share of a dense tensor
+
+
+class Declared(msgspec.Struct, frozen=True, tag="declared"):
+    """Accepted; these dense tables still want their first values."""
+
+    empty: tuple[Count, ...]
+
+
+class Start(msgspec.Struct, frozen=True, tag="start"):
+    """First values of dense tables; only the first worker's count."""
+
+    values: tuple[Push, ...]
+
+
+class Look(msgspec.Struct, frozen=True, tag="look"):
+    """Rows wanted, as they are now."""
+
+    pulls: tuple[Pull, ...]
+
+
+class Update(msgspec.Struct, frozen=True, tag="update"):
+    """One step of `sync` or `async`: gradients of this step, and the rows wanted next."""
+
+    epoch: Count
+    step: Count
+    samples: Count  # of the batch that the gradients are the mean of
+    final: bool  # this worker has no further batch in this epoch
+    pushes: tuple[Push, ...]
+    pulls: tuple[Pull, ...]
+
+
+class Rows(msgspec.Struct, frozen=True, tag="rows"):
+    """The rows asked for, in the order of the pulls."""
+
+    values: tuple[Tensor, ...]
+
+
+class Window(msgspec.Struct, frozen=True, tag="window"):
+    """Deltas of one window of `geo`, and how much of each table's changes the worker has seen."""
+
+    epoch: Count
+    samples: Count
+    final: bool  # the last window of this epoch
+    deltas: tuple[Push, ...]
+    cursors: dict[Count, Count]  # table -> version
+
+
+class Changes(msgspec.Struct, frozen=True, tag="changes"):
+    """What others changed since the cursors, and the weight that this worker's deltas were taken with."""
+
+    weight: float
+    changed: tuple[Push, ...]  # values: the rows as they now are
+    cursors: dict[Count, Count]
+
+
+class Save(msgspec.Struct, frozen=True, tag="save"):
+    """Write this server's share of every table into a folder."""
+
+    folder: Name
+
+
+class Saved(msgspec.Struct, frozen=True, tag="saved"):
+    """Files written, each with its sha256."""
+
+    files: dict[Name, Name]
+
+
+# --- membership ------------------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """A role has come up."""
+
+
+class Beat(msgspec.Struct, frozen=True, tag="beat"):
+    """A sign of life. Not numbered: losing one does no harm."""
+
+
+class Pulse(msgspec.Struct, frozen=True, tag="pulse"):
+    """Answer to a beat: which roles are lost, and why the job must stop, if it must."""
+
+    lost: tuple[Name, ...]
+    stop: Reason
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a worker measured: named arrays that add up over workers, and the files that it wrote."""
+
+    counts: dict[Name, Tensor] = {}
+    files: dict[Name, Name] = {}
+
+
+class Arrive(msgspec.Struct, frozen=True, tag="arrive"):
+    """This worker waits at a barrier."""
+
+    barrier: Name  # kind and epoch, for example "trained 3"
+    report: Report
+
+
+class Release(msgspec.Struct, frozen=True, tag="release"):
+    """Everybody who is alive has arrived; the sum of their reports."""
+
+    report: Report
+    workers: tuple[Count, ...]  # ranks that arrived
+
+
+class Leave(msgspec.Struct, frozen=True, tag="leave"):
+    """This role ends in good order."""
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """Carried out; nothing to say."""
+
+
+class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
+    """This one request was not carried out."""
+
+    reason: Reason
+
+
+Body: TypeAlias = (
+    Declare | Declared | Look | Start | Update | Rows | Window | Changes | Save | Saved
+    | Hello | Beat | Pulse | Arrive | Release | Leave | Done | Refusal
+)  # fmt: skip
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """The header: who says what in which run."""
+
+    version: int
+    run: Name
+    sender: Name  # "worker:3"
+    incarnation: Count  # life of the sender's process; grows with every restart
+    sequence: Count  # number of the request that is made or answered; 0: not numbered
+    body: Body
+
+
+class _Encoding:
+    """Collects the tensors of one message while its header is written."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+
+    def hook(self, value: Any) -> list[Any]:
+        if isinstance(value, PrivateArray):
+            raise PrivacyError(f"table {value.owner!r} is private: its rows may not leave this process")
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{type(value).__name__} cannot be sent")
+        kind = value.dtype.newbyteorder("<").str[1:]
+        if kind not in _DTYPES:
+            raise TypeError(f"a tensor of {value.dtype} cannot be sent; use one of {sorted(_DTYPES)}")
+        self.tensors.append(np.ascontiguousarray(value, value.dtype.newbyteorder("<")))
+        return [len(self.tensors), kind, list(value.shape)]
+
+
+class _Decoding:
+    """Turns the tensors' descriptions in a header into views of the frames, each frame once."""
+
+    def __init__(self, frames: Sequence[Any]) -> None:
+        self.frames = frames
+        self.used = 0
+
+    def hook(self, _: type, value: Any) -> Tensor:
+        number, kind, shape = _description(value)
+        if number != self.used + 1 or number >= len(self.frames):
+            raise ProtocolError(f"the header names frame {number}, expected {self.used + 1} of {len(self.frames) - 1}")
+        self.used = number
+        dtype = np.dtype("<" + kind)
+        wanted = math.prod(shape) * dtype.itemsize
+        frame = memoryview(self.frames[number])
+        if frame.nbytes != wanted:
+            raise ProtocolError(
+                f"frame {number} of shape {shape} and type {kind} wants {wanted} bytes, got {frame.nbytes}"
+            )
+        return np.frombuffer(frame, dtype).reshape(shape) if wanted else np.empty(shape, dtype)
+
+
+def _description(value: Any) -> tuple[int, str, list[int]]:
+    match value:
+        case [int(number), str(kind), list(shape)] if kind in _DTYPES and len(shape) <= _DIMS_MAX:
+            if all(isinstance(size, int) and 0 <= size < 2**48 for size in shape):
+                return number, kind, shape
+    raise ProtocolError(f"{str(value)[:80]} does not describe a tensor")
+
+
+def encode(envelope: Envelope) -> list[bytes | Tensor]:
+    """The frames of a message. Raises PrivacyError when it holds something private."""
+    encoding = _Encoding()
+    header = msgspec.msgpack.encode(envelope, enc_hook=encoding.hook)
+    return [header, *encoding.tensors]
+
+
+def decode(frames: Sequence[Any], limits: Limits) -> Envelope:
+    """The message in these frames (bytes-like each); tensors are read-only views of them. Raises ProtocolError."""
+    if not 1 <= len(frames) <= limits.frames:
+        raise ProtocolError(f"a message has 1 to {limits.frames} frames, got {len(frames)}")
+    sizes = [memoryview(frame).nbytes for frame in frames]
+    if sizes[0] > HEADER_BYTES_MAX or max(sizes) > limits.frame_bytes:
+        raise ProtocolError(f"frames of {sizes[0]} (header) and at most {max(sizes)} bytes are over the limits")
+    decoding = _Decoding(frames)
+    try:
+        envelope = msgspec.msgpack.decode(frames[0], type=Envelope, dec_hook=decoding.hook)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        cause = error.__cause__
+        raise cause if isinstance(cause, ProtocolError) else ProtocolError(f"unreadable header: {error}") from None
+    if envelope.version != VERSION:
+        raise ProtocolError(f"this is protocol version {VERSION}, the peer speaks {envelope.version}")
+    if decoding.used != len(frames) - 1:
+        raise ProtocolError(f"{len(frames) - 1} tensors came, the header names {decoding.used}")
+    return envelope

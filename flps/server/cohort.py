@@ -1,0 +1,52 @@
+"""sync: when is a step complete? The cohort of a step is the workers that still have a batch in this epoch.
+
+Law: pure code. Workers all leave the barrier before an epoch before any of them sends its first step, so the first
+message of a new epoch finds everybody in it again.
+"""
+
+from __future__ import annotations
+
+from flps.errors import Refused
+from flps.message import Update
+from flps.transport.listener import Ticket
+
+
+class Cohort:
+    """Collects one step of every worker that still has a batch."""
+
+    def __init__(self, workers: int) -> None:
+        self._alive = set(range(workers))
+        self._expected: set[int] = set()
+        self._epoch = -1
+        self._step = 0
+        self._arrived: dict[int, tuple[Ticket, Update]] = {}
+
+    def offer(self, ticket: Ticket, update: Update) -> None:
+        """A worker's step arrived. Raises Refused when it is not the step that the cohort is at."""
+        rank = ticket.member.rank
+        if update.epoch > self._epoch and not self._arrived:
+            self._epoch, self._step, self._expected = update.epoch, 0, set(self._alive)
+        if (update.epoch, update.step) != (self._epoch, self._step):
+            raise Refused(
+                f"worker {rank} is at epoch {update.epoch} step {update.step}, "
+                f"the cohort at epoch {self._epoch} step {self._step}"
+            )
+        if rank not in self._expected:
+            raise Refused(f"worker {rank} is not in the cohort of epoch {self._epoch}: it left, or was held for lost")
+        self._arrived[rank] = (ticket, update)
+
+    def drop(self, rank: int) -> None:
+        """A worker is gone; its step that is not complete yet is forgotten."""
+        self._alive.discard(rank)
+        self._expected.discard(rank)
+        self._arrived.pop(rank, None)
+
+    def complete(self) -> list[tuple[Ticket, Update]] | None:
+        """The steps of all, in rank order, when everybody expected has arrived; the next step begins."""
+        if not self._arrived or self._expected - self._arrived.keys():
+            return None
+        steps = [self._arrived[rank] for rank in sorted(self._arrived)]
+        self._expected -= {ticket.member.rank for ticket, update in steps if update.final}
+        self._arrived.clear()
+        self._step += 1
+        return steps

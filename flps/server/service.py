@@ -1,0 +1,87 @@
+"""Which message means what to a server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from flps.config.types import Config
+from flps.errors import Refused
+from flps.membership import Member
+from flps.message import Body, Declare, Declared, Done, Leave, Look, Rows, Save, Saved, Start, Update, Window
+from flps.server.cohort import Cohort
+from flps.server.store import Store
+from flps.server.windows import Windows
+from flps.transport.listener import Answers, Request, Ticket
+
+log = logging.getLogger(__name__)
+
+
+class TableService:
+    """Answers pulls and pushes; ends when every worker has left or is lost."""
+
+    def __init__(self, store: Store, config: Config, workers: int, lost: Callable[[], frozenset[Member]]) -> None:
+        """`lost()` names the members that the coordinator holds for lost."""
+        self._store = store
+        self._lost = lost
+        self._present = set(range(workers))
+        self._waits_for_cohort = config.runner.sync_mode == "sync"
+        self._cohort = Cohort(workers)
+        self._windows = Windows(store, workers, config.runner.geo_weights)
+        self.finished = False
+
+    def handles(self, body: Body) -> bool:
+        return isinstance(body, Declare | Start | Look | Update | Window | Save | Leave)
+
+    def handle(self, request: Request, now: float) -> Answers:
+        ticket, body = request
+        if ticket.member.role != "worker":
+            raise Refused(f"{ticket.member} may not use tables: only workers do")
+        match body:
+            case Declare():
+                return [(ticket, Declared(tuple(self._store.declare(body.tables))))]
+            case Start():
+                self._store.start(body.values)
+                return [(ticket, Done())]
+            case Look():
+                return [(ticket, Rows(self._store.pull(body.pulls)))]
+            case Update():
+                return self._update(ticket, body)
+            case Window():
+                return [(ticket, self._windows.take(ticket.member.rank, body))]
+            case Save():
+                return [(ticket, Saved(self._store.save(Path(body.folder))))]
+            case _:
+                self._forget(ticket.member.rank)
+                return [(ticket, Done()), *self._complete()]
+
+    def tick(self, now: float) -> Answers:
+        for member in self._lost():
+            if member.role == "worker" and member.rank in self._present:
+                log.warning("%s is lost: the others go on without it", member)
+                self._forget(member.rank)
+        return self._complete()
+
+    def _update(self, ticket: Ticket, update: Update) -> Answers:
+        self._store.accept(update.pushes)
+        self._store.check(update.pulls)
+        if not self._waits_for_cohort:
+            for push in update.pushes:
+                self._store.apply(push)
+            return [(ticket, Rows(self._store.pull(update.pulls)))]
+        self._cohort.offer(ticket, update)
+        return self._complete()
+
+    def _complete(self) -> Answers:
+        steps = self._cohort.complete()
+        if steps is None:
+            return []
+        self._store.apply_mean([(update.samples, update.pushes) for _, update in steps])
+        return [(ticket, Rows(self._store.pull(update.pulls))) for ticket, update in steps]
+
+    def _forget(self, rank: int) -> None:
+        self._present.discard(rank)
+        self._cohort.drop(rank)
+        self._windows.drop(rank)
+        self.finished = not self._present

@@ -1,0 +1,170 @@
+"""The tables of one server; the one place where a push is accepted and applied.
+
+Law 1: everything in a message is checked before anything of it is applied; a refused message changes nothing.
+Law 2: inside, after `accept`, values are trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+
+from flps.errors import ConfigError, DataError, Refused
+from flps.message import Pull, Push, Tensor
+from flps.routing import blocks, shard_of
+from flps.table import DenseTable, SparseTable, TableSpec
+from flps.table.files import read_tables, write_tables
+from flps.table.index import Slots
+
+Table: TypeAlias = SparseTable | DenseTable
+_WHOLE: Slots = np.zeros(1, np.int64)  # a dense table changes as if it were one row
+
+
+class Store:
+    """Tables by the number that the workers call them by."""
+
+    def __init__(self, rank: int, servers: int, keys_max: int, warm_from: Path | None = None) -> None:
+        """`warm_from`: a saved model's folder whose shared tables are taken as first values."""
+        self.rank = rank
+        self.servers = servers
+        self.tables: list[Table] = []
+        self._keys_max = keys_max
+        self._warm_from = warm_from
+
+    def declare(self, described: Sequence[dict[str, Any]]) -> list[int]:
+        """Make the tables, or check that they are those that stand; returns the numbers of dense ones without values."""
+        try:
+            specs = [msgspec.convert(spec, TableSpec) for spec in described]
+            if not self.tables:
+                self.tables = [SparseTable(s) if s.kind == "sparse" else DenseTable(s) for s in specs]
+                self._warm_up()
+        except (msgspec.ValidationError, ConfigError) as error:
+            raise Refused(f"cannot make the tables: {error}") from error
+        standing = [table.spec for table in self.tables]
+        if specs != standing:
+            different = [s.name for s, t in zip(specs, standing, strict=False) if s != t] or ["their number"]
+            raise Refused(
+                f"another worker declared other tables ({', '.join(different)} differ): same config everywhere?"
+            )
+        return [n for n, table in enumerate(self.tables) if isinstance(table, DenseTable) and not table.initialized]
+
+    def start(self, values: Sequence[Push]) -> None:
+        """Set the first values of dense tables."""
+        self.accept(values)
+        for push in values:
+            table = self.tables[push.table]
+            if not isinstance(table, DenseTable):
+                raise Refused(f"table {table.spec.name} is sparse: its rows have first values of their own")
+            table.start_with(push.values)
+
+    def accept(self, pushes: Sequence[Push]) -> None:
+        """Raises Refused, saying what is wrong, unless every push fits its table."""
+        for push in pushes:
+            table = self.table(push.table)
+            spec = table.spec
+            if push.values.dtype != spec.dtype:
+                raise Refused(f"table {spec.name} holds {spec.dtype}, got {push.values.dtype}")
+            wanted = self._shape(table, push.keys)
+            if push.values.shape != wanted:
+                raise Refused(f"table {spec.name}: values of shape {wanted} were expected, got {push.values.shape}")
+            if not np.isfinite(push.values).all():
+                raise Refused(f"table {spec.name}: the push holds NaN or Inf")
+
+    def apply(self, push: Push) -> Slots:
+        """Carry out an accepted push; returns the slots of the rows that changed."""
+        table = self.tables[push.table]
+        if isinstance(table, DenseTable):
+            table.push(push.values)
+            return _WHOLE
+        assert push.keys is not None
+        return table.push(push.keys, push.values)
+
+    def apply_mean(self, steps: Sequence[tuple[int, Sequence[Push]]]) -> None:
+        """Carry out the accepted gradients of several workers as one gradient, the mean over the union of their samples.
+
+        `steps`: (samples, mean gradients over them) of each worker; they are added in this order.
+        """
+        total = sum(samples for samples, _ in steps)
+        weighted: dict[int, list[Push]] = {}
+        for samples, pushes in steps:
+            for push in pushes:
+                share = push.values.dtype.type(samples / total)
+                weighted.setdefault(push.table, []).append(Push(push.table, push.keys, push.values * share))
+        for number, pushes in sorted(weighted.items()):
+            self.apply(_added(number, pushes))
+
+    def check(self, pulls: Sequence[Pull]) -> None:
+        """Raises Refused unless every question fits its table."""
+        for pull in pulls:
+            self._shape(self.table(pull.table), pull.keys)
+
+    def pull(self, pulls: Sequence[Pull]) -> tuple[Tensor, ...]:
+        """The rows asked for. Raises Refused for keys that do not fit."""
+        self.check(pulls)
+        return tuple(self._read(pull) for pull in pulls)
+
+    def save(self, folder: Path) -> dict[str, str]:
+        """Write every table into `folder`; returns file name -> sha256."""
+        name = f"shared-{self.rank}-of-{self.servers}.safetensors"
+        return {name: write_tables(folder / name, {table.spec.name: table.dump() for table in self.tables})}
+
+    def _read(self, pull: Pull) -> Tensor:
+        table = self.tables[pull.table]
+        if isinstance(table, DenseTable):
+            return table.pull()
+        assert pull.keys is not None
+        return table.pull(pull.keys)
+
+    def table(self, number: int) -> Table:
+        """The table of that number. Raises Refused when there is none."""
+        if number >= len(self.tables):
+            raise Refused(f"there is no table {number}; {len(self.tables)} are declared")
+        return self.tables[number]
+
+    def _shape(self, table: Table, keys: Tensor | None) -> tuple[int, ...]:
+        """The shape that values for these keys have. Raises Refused for keys that cannot be this table's."""
+        spec = table.spec
+        if isinstance(table, DenseTable):
+            if keys is not None:
+                raise Refused(f"table {spec.name} is dense: it has no keys")
+            return (spec.dim,)
+        if keys is None or keys.ndim != 1 or keys.dtype != np.uint64:
+            raise Refused(f"table {spec.name} is sparse: it wants keys of shape (N,) and type uint64")
+        if keys.size > self._keys_max:
+            raise Refused(f"table {spec.name}: {keys.size} keys in one message, at most {self._keys_max} are allowed")
+        if spec.bound is not None and keys.size and int(keys.max()) >= spec.bound:
+            raise Refused(f"table {spec.name}: key {int(keys.max())} is out of range 0..{spec.bound - 1}")
+        if self.servers > 1 and (shard_of(keys, self.servers) != self.rank).any():
+            raise Refused(f"table {spec.name}: not all keys belong to server {self.rank} of {self.servers}")
+        return (keys.size, spec.dim)
+
+    def _warm_up(self) -> None:
+        if self._warm_from is None:
+            return
+        files = sorted(self._warm_from.glob("shared-*-of-*.safetensors"), key=lambda path: int(path.name.split("-")[1]))
+        if not files:
+            raise DataError(f"{self._warm_from} holds no saved shared tables (shared-*-of-*.safetensors)")
+        shares = [read_tables(path) for path in files]
+        for table in self.tables:
+            parts = [share[table.spec.name] for share in shares if table.spec.name in share]
+            if isinstance(table, SparseTable):
+                for part in parts:
+                    mine = shard_of(part["keys"], self.servers) == self.rank  # type: ignore[arg-type]
+                    table.load(part["keys"][mine], part["values"][mine], part["state"][mine])  # type: ignore[arg-type]
+            elif parts:
+                whole = np.concatenate([part["values"] for part in parts])
+                table.start_with(whole[blocks(whole.size, self.servers)[self.rank]])  # type: ignore[arg-type]
+
+
+def _added(table: int, pushes: Sequence[Push]) -> Push:
+    """One push that is the sum of several for the same table; the table itself merges duplicate keys."""
+    if len(pushes) == 1:
+        return pushes[0]
+    if pushes[0].keys is None:
+        return Push(table, None, np.add.reduce([push.values for push in pushes]))
+    keys = np.concatenate([push.keys for push in pushes if push.keys is not None])
+    return Push(table, keys, np.concatenate([push.values for push in pushes]))

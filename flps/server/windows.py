@@ -1,0 +1,76 @@
+"""geo: how much does a client's delta weigh, and what has changed since it last looked?
+
+weight of client i = samples of its window / samples of that window over the clients that train (design, decision 5),
+or 1/number of clients present. A client that has sent its last window of an epoch trains again when the next begins.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from flps.message import Changes, Push, Window
+from flps.server.store import Store
+from flps.table import ChangeLog, SparseTable
+
+
+class Windows:
+    """Weights of the clients and change logs of the tables."""
+
+    def __init__(self, store: Store, workers: int, weights: Literal["samples", "uniform"]) -> None:
+        self._store = store
+        self._weights = weights
+        self._present = set(range(workers))
+        self._samples: dict[int, int] = {}  # of each client's last window
+        self._resting: dict[int, int] = {}  # client -> the epoch whose last window it has sent
+        self._logs: dict[int, ChangeLog] = {}
+
+    def drop(self, rank: int) -> None:
+        """A client is gone."""
+        self._present.discard(rank)
+        for log in self._logs.values():
+            log.forget(rank)
+
+    def take(self, rank: int, window: Window) -> Changes:
+        """Apply a client's deltas and tell it what others changed. Raises Refused, and then nothing has changed."""
+        self._store.accept(window.deltas)
+        for table in window.cursors:
+            self._store.table(table)
+        weight = self._weight(rank, window)
+        for delta in window.deltas:
+            scaled = delta.values * delta.values.dtype.type(weight)
+            slots = self._store.apply(Push(delta.table, delta.keys, scaled))
+            self._log(delta.table).add(rank, slots)
+        changed = tuple(push for table in window.cursors for push in self._changed(rank, table, window.cursors[table]))
+        cursors = {table: self._log(table).seen(rank, self._rows(table)) for table in window.cursors}
+        return Changes(weight, changed, cursors)
+
+    def _weight(self, rank: int, window: Window) -> float:
+        self._resting.pop(rank, None)
+        self._samples[rank] = window.samples
+        training = [r for r in self._present if self._resting.get(r, -1) < window.epoch]
+        if window.final:
+            self._resting[rank] = window.epoch
+        if self._weights == "uniform":
+            return 1.0 / max(len(self._present), 1)
+        # A client not heard of yet is taken to be like this one.
+        total = sum(self._samples.get(r, window.samples) for r in training)
+        return window.samples / total if total else 0.0
+
+    def _changed(self, rank: int, table: int, cursor: int) -> list[Push]:
+        target = self._store.tables[table]
+        slots = self._log(table).since(rank, cursor)
+        if slots is not None and not slots.size:
+            return []
+        if isinstance(target, SparseTable):
+            slots = np.arange(len(target)) if slots is None else slots
+            return [Push(table, target.keys(slots), target.read(slots))]
+        return [Push(table, None, target.pull())]
+
+    def _rows(self, table: int) -> int:
+        target = self._store.tables[table]
+        return len(target) if isinstance(target, SparseTable) else 1
+
+    def _log(self, table: int) -> ChangeLog:
+        return self._logs.setdefault(table, ChangeLog())

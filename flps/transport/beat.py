@@ -1,0 +1,69 @@
+"""Signs of life, from a thread of their own, so that long computing is not taken for death."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from flps.errors import FlpsError, PeerLost, RoleFailed
+from flps.membership import Member
+from flps.message import Beat, Pulse
+from flps.transport.connection import Connection
+from flps.transport.sockets import Carrier
+
+
+class Heartbeat:
+    """Tells the coordinator that this role is alive, and learns from it who is lost."""
+
+    def __init__(self, carrier: Carrier, endpoint: str, coordinator: Member) -> None:
+        self._carrier = carrier
+        self._endpoint = endpoint
+        self._coordinator = coordinator
+        self._stop = threading.Event()
+        self._failure: FlpsError | None = None
+        self._lost: frozenset[Member] = frozenset()
+        self._thread = threading.Thread(target=self._beat, name=f"beat-{carrier.member}", daemon=True)
+
+    @property
+    def lost(self) -> frozenset[Member]:
+        """Members that the coordinator holds for lost."""
+        return self._lost
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises PeerLost when the coordinator is silent, RoleFailed when it told everyone to stop."""
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _beat(self) -> None:
+        network = self._carrier.network
+        connection = Connection(self._carrier, self._endpoint, self._coordinator)
+        heard_at = time.monotonic()
+        try:
+            while not self._stop.is_set() and self._failure is None:
+                connection.call(Beat())
+                pulse = connection.hear(network.heartbeat_s)
+                if isinstance(pulse, Pulse):
+                    heard_at = time.monotonic()
+                    self._take(pulse)
+                    self._stop.wait(network.heartbeat_s)
+                elif time.monotonic() - heard_at > max(network.lease_s, 2 * network.heartbeat_s):
+                    self._failure = PeerLost(f"{self._coordinator} gave no sign of life for {network.lease_s:g} s")
+        except FlpsError as error:
+            self._failure = error
+        finally:
+            connection.close()
+
+    def _take(self, pulse: Pulse) -> None:
+        self._lost = frozenset(Member(role, int(rank)) for role, _, rank in (m.partition(":") for m in pulse.lost))
+        if pulse.stop:
+            self._failure = RoleFailed(pulse.stop)

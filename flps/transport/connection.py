@@ -1,0 +1,123 @@
+"""The asking end: numbered requests, sent again until answered.
+
+Law 1: a request has a number and is sent again, unchanged, until its answer comes; the listener carries it out once.
+Law 2: every wait has a deadline and ends in an error that names who was waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from flps.errors import PeerLost, ProtocolError, Refused
+from flps.membership import Member
+from flps.message import VERSION, Body, Envelope, Refusal, decode, encode
+from flps.transport.sockets import Carrier
+
+_SLICE_S = 0.2  # how often a wait looks at the alarm
+
+
+def _no_alarm() -> None:
+    """Nothing that would end a wait early."""
+
+
+@dataclass
+class _Request:
+    frames: list[Any]
+    sent_at: float
+    answer: Body | None = None
+
+
+class Connection:
+    """One DEALER to one peer. Not for use from two threads."""
+
+    def __init__(self, carrier: Carrier, endpoint: str, peer: Member, alarm: Callable[[], None] = _no_alarm) -> None:
+        """`alarm` is called during waits and raises when waiting has become pointless."""
+        self.peer = peer
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._carrier = carrier
+        self._alarm = alarm
+        self._socket = carrier.dial(endpoint, peer)
+        self._sequence = 0
+        self._open: dict[int, _Request] = {}
+
+    def send(self, body: Body) -> int:
+        """Send a request; returns its number, for `wait`."""
+        self._sequence += 1
+        request = _Request(self._encode(self._sequence, body), time.monotonic())
+        self._open[self._sequence] = request
+        self._transmit(request.frames)
+        return self._sequence
+
+    def wait(self, number: int, timeout_s: float | None = None) -> Body:
+        """The answer to request `number`.
+
+        Raises PeerLost after `timeout_s` (default: the configured request time-out), Refused when the peer refused
+        the request, and whatever the alarm raises.
+        """
+        timeout_s = self._carrier.network.request_timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
+        request = self._open[number]
+        while request.answer is None:
+            self._alarm()
+            if time.monotonic() > deadline:
+                del self._open[number]
+                raise PeerLost(f"{self.peer} did not answer {self._carrier.member} within {timeout_s:g} s")
+            self._receive(min(_SLICE_S, timeout_s))
+            self._send_again()
+        del self._open[number]
+        if isinstance(request.answer, Refusal):
+            raise Refused(f"{self.peer}: {request.answer.reason}")
+        return request.answer
+
+    def ask(self, body: Body, timeout_s: float | None = None) -> Body:
+        """Send a request and wait for its answer."""
+        return self.wait(self.send(body), timeout_s)
+
+    def call(self, body: Body) -> None:
+        """Send something that is not numbered; its answer comes from `hear`."""
+        self._transmit(self._encode(0, body))
+
+    def hear(self, timeout_s: float) -> Body | None:
+        """The answer to something not numbered, or None when none came in time."""
+        answer = self._receive(timeout_s)
+        return answer.body if answer is not None and answer.sequence == 0 else None
+
+    def close(self) -> None:
+        """Hang up; nothing is waited for."""
+        self._socket.close()
+
+    def _encode(self, sequence: int, body: Body) -> list[Any]:
+        carrier = self._carrier
+        return encode(Envelope(VERSION, carrier.run, str(carrier.member), carrier.incarnation, sequence, body))
+
+    def _transmit(self, frames: list[Any]) -> None:
+        self.bytes_out += sum(memoryview(frame).nbytes for frame in frames)
+        with suppress(zmq.Again):  # the queue to an absent peer is full: the request is sent again later
+            self._socket.send_multipart(frames, flags=zmq.DONTWAIT, copy=False)
+
+    def _send_again(self) -> None:
+        now = time.monotonic()
+        for _, request in sorted(self._open.items()):
+            if request.answer is None and now - request.sent_at > self._carrier.network.retry_s:
+                request.sent_at = now
+                self._transmit(request.frames)
+
+    def _receive(self, timeout_s: float) -> Envelope | None:
+        if not self._socket.poll(int(timeout_s * 1000)):
+            return None
+        frames = [frame.buffer for frame in self._socket.recv_multipart(copy=False)]
+        self.bytes_in += sum(frame.nbytes for frame in frames)
+        envelope = decode(frames, self._carrier.limits)
+        if envelope.run != self._carrier.run:
+            raise ProtocolError(f"{self.peer} belongs to run {envelope.run}, not to {self._carrier.run}")
+        request = self._open.get(envelope.sequence)
+        if request is not None:
+            request.answer = envelope.body
+        return envelope

@@ -1,0 +1,90 @@
+"""What kind of socket an endpoint needs, and its keys.
+
+    ipc:///private/folder/server-0   one machine; the folder's mode 700 keeps others out
+    tcp://host:port                  CURVE, or plain when the user insisted
+    loopback://server-0              threads of one process
+
+Law: no socket lingers, except for a moment when its process ends: closing never waits for an absent peer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import zmq
+
+from flps.config.job import Job
+from flps.errors import ResourceError
+from flps.membership import Member
+from flps.message import Limits
+from flps.transport.security import Gate, public_key, secret_key
+
+Socket: TypeAlias = zmq.Socket[Any]
+_LAST_WORDS_MS = 1000
+_RECONNECT_MS = 50
+_RECONNECT_MAX_MS = 2000
+
+
+class Carrier:
+    """Opens sockets for one member of one run."""
+
+    def __init__(self, job: Job, member: Member, incarnation: int = 1) -> None:
+        self.run = job.run_id
+        self.member = member
+        self.incarnation = incarnation
+        self.network = job.config.network
+        self.limits = Limits(frames=self.network.frames_max, frame_bytes=self.network.frame_bytes_max)
+        self._keys = Path(job.key_dir) if job.security == "curve" else None
+        self._in_process = job.security == "loopback"
+        self._context: zmq.Context[Any] = zmq.Context.instance()
+
+    def dial(self, endpoint: str, peer: Member) -> Socket:
+        """A socket that asks `peer` at `endpoint`; it connects, and connects again, by itself."""
+        socket = self._socket(zmq.DEALER)
+        socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+        if self._keys is not None:
+            socket.curve_secretkey = secret_key(self._keys, self.member.role)
+            socket.curve_publickey = public_key(self._keys, self.member.role)
+            socket.curve_serverkey = public_key(self._keys, peer.role)
+        socket.connect(self._address(endpoint))
+        return socket
+
+    def listen(self, endpoint: str) -> tuple[Socket, Gate | None]:
+        """A socket that answers at `endpoint`, and the gate that knows its visitors' roles (with CURVE only).
+
+        Raises ResourceError when the port is taken or the address is not this machine's.
+        """
+        socket = self._socket(zmq.ROUTER)
+        gate = None
+        if self._keys is not None:
+            gate = Gate(self._context, self._keys)
+            socket.curve_server = True
+            socket.curve_secretkey = secret_key(self._keys, self.member.role)
+            socket.curve_publickey = public_key(self._keys, self.member.role)
+        try:
+            socket.bind(self._address(endpoint))
+        except zmq.ZMQError as error:
+            socket.close()
+            if gate is not None:
+                gate.close()
+            raise ResourceError(f"{self.member} cannot listen at {endpoint}: {error.strerror}") from error
+        return socket, gate
+
+    def shut_down(self) -> None:
+        """This process says no more: wait a moment for what is on its way, then close every socket."""
+        if self._in_process:
+            return  # other roles of this process use the same sockets' context
+        self._context.destroy(linger=_LAST_WORDS_MS)
+
+    def _socket(self, kind: int) -> Socket:
+        socket: Socket = self._context.socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, self.limits.frame_bytes)
+        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        return socket
+
+    def _address(self, endpoint: str) -> str:
+        scheme, _, rest = endpoint.partition("://")
+        return f"inproc://{self.run}/{rest}" if scheme == "loopback" else endpoint
