@@ -8,37 +8,23 @@ the counts of all users measured at one place, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flps.data.batch import Ids
+from flps.data.evaluation import TestSet
+from flps.data.interactions import Interactions
 from flps.errors import DataError
 from flps.metrics import AucHistogram, Ranking, ranks_of
 
-Ids: TypeAlias = NDArray[np.int64]
 Scores: TypeAlias = NDArray[np.floating[Any]]
 Score: TypeAlias = Callable[[Ids, Ids], Scores]  # user_input (B,), item_input (B,) -> logits (B,), higher is better
 
 PAIRS = 16384  # scored in one call: few enough for a core's cache, many enough that the call itself costs nothing
-
-
-class HeldOut(Protocol):
-    """A test set: one row per user."""
-
-    @property
-    def users(self) -> Ids:
-        """(U,) whose item was held out."""
-
-    @property
-    def items(self) -> Ids:
-        """(U,) the held-out items."""
-
-    @property
-    def negatives(self) -> Ids:
-        """(U, C) the items that each is ranked among; one that equals the held-out item is not counted."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +76,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 def evaluate(
     score: Score,
-    test: HeldOut,
-    train: tuple[Ids, Ids],
+    test: TestSet,
+    train_items: Interactions,
     num_items: int,
     k: int = 10,
     full: bool = True,
@@ -100,9 +86,10 @@ def evaluate(
 ) -> Evaluation:
     """Rank every held-out item of `test`.
 
-    score: gives logits; it is called with at most about `pairs` pairs, or one user's. train: users (N,) and items (N,)
-    of the training positives, any order, needed for the full ranking alone. k: cut-off of HR and NDCG. full: also
-    rank among all items. warm: (U,) whether a user's private rows were trained; None means that no row is private.
+    score: gives logits; it is called with at most about `pairs` pairs, or one user's. test: held-out items, the
+    negatives of each, and which of them count. train_items: the training positives, left out of the full ranking.
+    k: cut-off of HR and NDCG. full: also rank among all items. warm: (U,) whether a user's private rows were trained;
+    None means that no row is private.
 
     Raises DataError for an item outside 0..num_items-1, FlpsError when a score is NaN.
     """
@@ -111,7 +98,7 @@ def evaluate(
     users = len(test.users)
     return Evaluation(
         sampled=sampled,
-        full=_full(score, test, train, num_items, k, pairs) if full else None,
+        full=_full(score, test, train_items, num_items, k, pairs) if full else None,
         auc_counts=_bytes(histogram),
         users=users,
         warm=users if warm is None else int(np.count_nonzero(warm)),
@@ -119,7 +106,7 @@ def evaluate(
 
 
 def model_score(model: torch.nn.Module, device: str = "cpu", bf16: bool = False) -> Score:
-    """The logits of `model(batch)`, computed on `device`, as a `Score`; `bf16` runs it under autocast, as in training."""
+    """The logits of `model(batch)` on `device`, as a `Score`; `bf16`: under autocast, as in training."""
 
     def score(user_input: Ids, item_input: Ids) -> Scores:
         batch = {
@@ -145,44 +132,39 @@ def popularity(counts: NDArray[np.integer[Any]]) -> Score:
     return lambda user_input, item_input: logits[item_input]
 
 
-def _check_items(test: HeldOut, num_items: int) -> None:
-    for name, items in (("held-out item", test.items), ("negative", test.negatives)):
-        bad = np.flatnonzero((items < 0) | (items >= num_items))
-        if bad.size:
-            raise DataError(f"the test set has {name} {items.reshape(-1)[bad[0]]}, but items are 0..{num_items - 1}")
+def _check_items(test: TestSet, num_items: int) -> None:
+    bad = np.flatnonzero((test.items < 0) | (test.items >= num_items))
+    if bad.size:
+        raise DataError(f"the test set has item {test.items.reshape(-1)[bad[0]]}, but items are 0..{num_items - 1}")
 
 
-def _sampled(score: Score, test: HeldOut, k: int, pairs: int) -> tuple[Ranking, AucHistogram]:
+def _sampled(score: Score, test: TestSet, k: int, pairs: int) -> tuple[Ranking, AucHistogram]:
     """Each held-out item among its given negatives."""
-    candidates = np.column_stack((test.items, test.negatives))  # (U, 1 + C), the positive first
     histogram = AucHistogram()
     ranking = Ranking.from_ranks([], k)
-    for rows in _slices(len(candidates), pairs // max(1, candidates.shape[1])):
-        items = candidates[rows]
+    for rows in _slices(len(test.users), pairs // test.items.shape[1]):
+        items, valid = test.items[rows], test.valid[rows, 1:]
         scores = score(np.repeat(test.users[rows], items.shape[1]), items.reshape(-1)).reshape(items.shape)
-        valid = items[:, 1:] != items[:, :1]
         ranking = ranking.merge(Ranking.from_scores(scores[:, 0], scores[:, 1:], valid, k))
+        negatives = scores[:, 1:][valid]
         histogram.add(_probability(scores[:, 0]), np.ones(len(scores)))
-        histogram.add(_probability(scores[:, 1:][valid]), np.zeros(np.count_nonzero(valid)))
+        histogram.add(_probability(negatives), np.zeros(len(negatives)))
     return ranking, histogram
 
 
-def _full(score: Score, test: HeldOut, train: tuple[Ids, Ids], num_items: int, k: int, pairs: int) -> Ranking:
+def _full(score: Score, test: TestSet, train_items: Interactions, num_items: int, k: int, pairs: int) -> Ranking:
     """Each held-out item among all items that the user has no training positive of."""
     every_item = np.arange(num_items, dtype=np.int64)
-    order = np.argsort(train[0], kind="stable")
-    owners, owned = train[0][order], train[1][order]
     ranking = Ranking.from_ranks([], k)
     for rows in _slices(len(test.users), pairs // num_items):
-        users, held_out = test.users[rows], test.items[rows]
-        line = np.arange(len(users))
+        users, held_out = test.users[rows], test.items[rows, 0]
+        lines = np.arange(len(users))
         scores = score(np.repeat(users, num_items), np.tile(every_item, len(users))).reshape(len(users), num_items)
         valid = np.ones(scores.shape, dtype=bool)
-        starts, stops = np.searchsorted(owners, users), np.searchsorted(owners, users, side="right")
-        for at, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-            valid[at, owned[start:stop]] = False
-        valid[line, held_out] = False
-        ranking = ranking.merge(Ranking.from_ranks(ranks_of(scores[line, held_out], scores, valid), k))
+        for line, user in enumerate(users):
+            valid[line, train_items.of(int(user))] = False
+        valid[lines, held_out] = False
+        ranking = ranking.merge(Ranking.from_ranks(ranks_of(scores[lines, held_out], scores, valid), k))
     return ranking
 
 

@@ -15,28 +15,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from flps.data.batch import Ids
+from flps.data.evaluation import TestSet, rankable
+from flps.data.interactions import Interactions
 from flps.errors import DataError, FlpsError
 from flps.models.ncf.build import build
 from flps.models.ncf.hyper import NcfHyperParameters
-from flps.worker.evaluate import Evaluation, Ids, Scores, evaluate, model_score, popularity
+from flps.worker.evaluate import Evaluation, Scores, evaluate, model_score, popularity
 
 ML_1M = Path(os.environ.get("FLPS_DATA_DIR", Path(__file__).parents[4] / "shared" / "data")) / "ml-1m"
 
 
-class Held(NamedTuple):
-    users: Ids
-    items: Ids
-    negatives: Ids
-
-    def of(self, chosen: np.ndarray) -> Held:
-        return Held(self.users[chosen], self.items[chosen], self.negatives[chosen])
+def chosen(test: TestSet, rows: np.ndarray) -> TestSet:
+    return TestSet(test.users[rows], test.items[rows], test.valid[rows])
 
 
 class Task(NamedTuple):
     """A random test set, training pairs, and a table of whole-number scores, so that ties abound."""
 
-    held: Held
-    train: tuple[Ids, Ids]
+    test: TestSet
+    train: Interactions
     table: np.ndarray  # (users, items)
 
     def score(self, users: Ids, items: Ids) -> Scores:
@@ -45,30 +43,26 @@ class Task(NamedTuple):
 
 def random_task(seed: int, users: int = 13, items: int = 17, negatives: int = 5) -> Task:
     draw = np.random.default_rng(seed)
-    held = Held(
-        draw.permutation(users), draw.integers(items, size=users), draw.integers(items, size=(users, negatives))
-    )
-    train = (draw.integers(users, size=60), draw.integers(items, size=60))
-    return Task(held, train, draw.integers(-3, 4, size=(users, items)))
+    test = rankable(draw.permutation(users), draw.integers(items, size=(users, 1 + negatives)))
+    train = Interactions.build(draw.integers(users, size=60), draw.integers(items, size=60), items)
+    return Task(test, train, draw.integers(-3, 4, size=(users, items)))
 
 
-def rank_by_hand(task: Task, row: int, candidates: set[int]) -> int:
-    user, item = task.held.users[row], task.held.items[row]
-    return sum(task.table[user, other] >= task.table[user, item] for other in candidates - {int(item)})
+def rank_by_hand(task: Task, row: int, candidates: list[int]) -> int:
+    """A candidate that comes twice counts twice."""
+    user, item = task.test.users[row], task.test.items[row, 0]
+    return sum(task.table[user, other] >= task.table[user, item] for other in candidates if other != item)
 
 
 @given(st.integers(0, 10**6), st.sampled_from([1, 7, 40, 10_000]))
 def test_ranks_are_those_counted_by_hand(seed: int, pairs: int) -> None:
     task = random_task(seed)
-    result = evaluate(task.score, task.held, task.train, 17, k=3, pairs=pairs)
-    seen = [{int(item) for owner, item in zip(*task.train, strict=True) if owner == user} for user in range(13)]
-    full = [rank_by_hand(task, row, set(range(17)) - seen[user]) for row, user in enumerate(task.held.users)]
+    result = evaluate(task.score, task.test, task.train, 17, k=3, pairs=pairs)
+    test = task.test
+    full = [rank_by_hand(task, row, [*{*range(17)} - {*task.train.of(user)}]) for row, user in enumerate(test.users)]
     assert result.full is not None
     assert result.full.ranks == tuple(full.count(rank) for rank in range(3))
-    sampled = [  # a negative drawn twice counts twice
-        sum(task.table[user, other] >= task.table[user, item] for other in task.held.negatives[row] if other != item)
-        for row, (user, item) in enumerate(zip(task.held.users, task.held.items, strict=True))
-    ]
+    sampled = [rank_by_hand(task, row, items[1:].tolist()) for row, items in enumerate(test.items)]
     assert result.sampled.ranks == tuple(sampled.count(rank) for rank in range(3))
     assert (result.users, result.warm) == (13, 13)
 
@@ -76,12 +70,10 @@ def test_ranks_are_those_counted_by_hand(seed: int, pairs: int) -> None:
 @given(st.integers(0, 10**6))
 def test_auc_is_that_of_all_valid_pairs(seed: int) -> None:
     task = random_task(seed)
-    held = task.held
-    kept = held.negatives != held.items[:, None]
-    negatives = task.table[np.repeat(held.users, 5), held.negatives.reshape(-1)][kept.reshape(-1)]
-    scores = np.concatenate([task.table[held.users, held.items], negatives])
-    labels = np.arange(len(scores)) < 13
-    result = evaluate(task.score, held, task.train, 17, full=False)
+    users = np.broadcast_to(task.test.users[:, None], task.test.items.shape)
+    labels = np.broadcast_to(np.arange(6) == 0, users.shape)
+    scores, labels = task.table[users, task.test.items][task.test.valid], labels[task.test.valid]
+    result = evaluate(task.score, task.test, task.train, 17, full=False)
     assert result.auc == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)  # equal scores alone share a bin
     assert result.full is None
 
@@ -90,11 +82,11 @@ def test_auc_is_that_of_all_valid_pairs(seed: int) -> None:
 def test_clients_merged_in_any_order_are_the_whole(seed: int, client_of: list[int]) -> None:
     task = random_task(seed)
     warm = np.random.default_rng(seed).random(13) < 0.5
-    whole = evaluate(task.score, task.held, task.train, 17, warm=warm)
+    whole = evaluate(task.score, task.test, task.train, 17, warm=warm)
     parts = []
     for client in np.random.default_rng(seed).permutation(4):
         mine = np.array(client_of) == client
-        parts.append(evaluate(task.score, task.held.of(mine), task.train, 17, warm=warm[mine]))
+        parts.append(evaluate(task.score, chosen(task.test, mine), task.train, 17, warm=warm[mine]))
     merged = parts[0].merge(parts[1]).merge(parts[2].merge(parts[3]))
     assert merged == whole
     assert merged.warm == warm.sum()
@@ -102,7 +94,7 @@ def test_clients_merged_in_any_order_are_the_whole(seed: int, client_of: list[in
 
 def test_evaluation_travels() -> None:
     task = random_task(1)
-    result = evaluate(task.score, task.held, task.train, 17)
+    result = evaluate(task.score, task.test, task.train, 17)
     copy = msgspec.msgpack.decode(msgspec.msgpack.encode(result), type=Evaluation)
     assert copy == result
     assert copy.fields() == result.fields()
@@ -111,27 +103,27 @@ def test_evaluation_travels() -> None:
 
 def test_a_constant_model_has_learned_nothing_and_an_oracle_all() -> None:
     task = random_task(2, items=40, negatives=20)
-    held = task.held
-    nothing = evaluate(lambda users, items: np.zeros(len(users)), held, task.train, 40, k=1)
+    test = task.test
+    nothing = evaluate(lambda users, items: np.zeros(len(users)), test, task.train, 40, k=1)
     assert (nothing.sampled.hr, nothing.auc) == (0.0, 0.5)
     truth = np.zeros((13, 40))
-    truth[held.users, held.items] = 500.0
-    everything = evaluate(lambda users, items: truth[users, items], held, task.train, 40, k=1)
+    truth[test.users, test.items[:, 0]] = 500.0
+    everything = evaluate(lambda users, items: truth[users, items], test, task.train, 40, k=1)
     assert everything.full is not None
     assert (everything.sampled.ndcg, everything.full.ndcg, everything.auc) == (1.0, 1.0, 1.0)
 
 
 def test_nobody_to_rank_is_no_error() -> None:
     task = random_task(3)
-    empty = evaluate(task.score, task.held.of(np.zeros(13, bool)), task.train, 17)
-    whole = evaluate(task.score, task.held, task.train, 17)
+    empty = evaluate(task.score, chosen(task.test, np.zeros(13, bool)), task.train, 17)
+    whole = evaluate(task.score, task.test, task.train, 17)
     assert empty.users == 0
     assert whole.merge(empty) == whole
 
 
 def test_what_does_not_add_up_is_refused() -> None:
     task = random_task(4)
-    full, sampled = (evaluate(task.score, task.held, task.train, 17, full=full) for full in (True, False))
+    full, sampled = (evaluate(task.score, task.test, task.train, 17, full=full) for full in (True, False))
     with pytest.raises(ValueError, match="do not add up"):
         full.merge(sampled)
 
@@ -139,15 +131,22 @@ def test_what_does_not_add_up_is_refused() -> None:
 def test_a_diverged_model_is_refused() -> None:
     task = random_task(5)
     with pytest.raises(FlpsError, match="NaN"):
-        evaluate(lambda users, items: np.full(len(users), np.nan), task.held, task.train, 17)
+        evaluate(lambda users, items: np.full(len(users), np.nan), task.test, task.train, 17)
 
 
-@pytest.mark.parametrize("what", ["held-out item", "negative"])
-def test_an_item_that_is_none_is_refused(what: str) -> None:
+@pytest.mark.parametrize(("column", "item"), [(0, 17), (3, -1)])
+def test_an_item_that_is_none_is_refused(column: int, item: int) -> None:
     task = random_task(6)
-    (task.held.items if what == "held-out item" else task.held.negatives)[0] = 17
-    with pytest.raises(DataError, match=rf"{what} 17, but items are 0\.\.16"):
-        evaluate(task.score, task.held, task.train, 17)
+    task.test.items[4, column] = item
+    with pytest.raises(DataError, match=rf"item {item}, but items are 0\.\.16"):
+        evaluate(task.score, task.test, task.train, 17)
+
+
+def test_padding_is_not_ranked() -> None:
+    ragged = rankable(np.array([0, 1]), np.array([[0, 1, 2, -1], [3, -1, -1, -1]]))
+    result = evaluate(lambda users, items: np.zeros(len(users)), ragged, random_task(0).train, 17, k=3, full=False)
+    assert result.sampled.ranks == (1, 0, 1)
+    assert result.histogram.counts.sum() == 4
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -166,13 +165,13 @@ def test_measuring_leaves_no_trace(training: bool) -> None:
         return {name: weight.detach().numpy().tobytes() for name, weight in {**model.state_dict(), **rows}.items()}
 
     before, chance, numbers = everything(), torch.get_rng_state(), np.random.get_state()[1].tobytes()  # type: ignore[index]
-    first = evaluate(model_score(model), task.held, task.train, 17)
+    first = evaluate(model_score(model), task.test, task.train, 17)
     assert everything() == before
     assert torch.equal(chance, torch.get_rng_state())
     assert np.random.get_state()[1].tobytes() == numbers  # type: ignore[index]
     assert model.training is training
     assert all(weight.grad is None for weight in model.parameters())
-    assert evaluate(model_score(model), task.held, task.train, 17) == first
+    assert evaluate(model_score(model), task.test, task.train, 17) == first
 
 
 def test_model_score_is_the_models_logits() -> None:
@@ -199,8 +198,10 @@ def test_popularity_on_the_official_split_of_movielens_1m() -> None:
     test = np.loadtxt(ML_1M / "ml-1m.test.rating", dtype=np.int64, usecols=(0, 1))
     with lzma.open(ML_1M / "ml-1m.test.negative.xz", "rt") as file:
         negatives = np.array([line.split("\t")[1:] for line in file], dtype=np.int64)
-    held = Held(test[:, 0], test[:, 1], negatives)
-    result = evaluate(popularity(np.bincount(items, minlength=3706)), held, (users, items), 3706)
+    held_out = rankable(test[:, 0], np.column_stack((test[:, 1], negatives)))
+    assert np.count_nonzero(~held_out.valid) == 156
+    train = Interactions.build(users, items, 3706)
+    result = evaluate(popularity(np.bincount(items, minlength=3706)), held_out, train, 3706)
     assert result.users == 6040
     assert result.sampled.hr == pytest.approx(0.4531, abs=5e-5)
     assert result.sampled.ndcg == pytest.approx(0.2541, abs=5e-5)
