@@ -101,8 +101,9 @@ def show(value: object) -> str:
 
 
 def _range(kind: inspect.IntType | inspect.FloatType) -> str:
+    """The bounds of a number in words; those that only keep it within its machine type are left out."""
     bounds = {"of at least": kind.ge, "above": kind.gt, "of at most": kind.le, "below": kind.lt}
-    said = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None and abs(bound) < 1e15]
+    said = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None and abs(bound) < 1e9]
     return " " + " and ".join(said) if said else ""
 
 

@@ -99,8 +99,8 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     split_file_list: Annotated[
         bool,
         Meta(
-            description="True: all files lie in one folder and client i takes its own share of them, sorted by number. "
-            "False: a worker takes every file it finds."
+            description="True: the folder holds all clients' files and client i takes its share of them, in the order "
+            "of their numbers. False: it holds this client's own: the file of its number, else every file."
         ),
     ] = True
     thread_num: Annotated[int, Meta(ge=1, description="Compute threads of one worker.")] = 1
@@ -184,7 +184,7 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     need_dump: Annotated[bool, Meta(description="Write samples or parameters to text files; off unless asked.")] = False
     dump_fields_path: Annotated[
         str,
-        Meta(description="Folder of the dumps; always inside the run folder, only the last part of a path is kept."),
+        Meta(description="Folder of the dumps; always inside the run folder, whatever path is written here."),
     ] = "dump"
     dump_fields: Annotated[
         Names, Meta(description="Fields of a sample that are dumped; private ones are refused.")

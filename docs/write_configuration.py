@@ -1,0 +1,102 @@
+"""Writes docs/configuration.md from the types of flps.config.
+
+`make docs` runs it; a test holds page and types together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import inspect
+
+from flps.config.typed import ALIASES, bare, expected, fields_of
+from flps.config.types import TABLE_OF_VARIABLE, Config, Evaluation, Initializer, Network, Runner, TableParameters
+from flps.models.ncf.hyper import NcfHyperParameters, NcfOptimizer
+
+PAGE = Path(__file__).with_name("configuration.md")
+
+INTRODUCTION = """\
+# Configuration reference
+
+<!-- written by docs/write_configuration.py from the types in flps/config; change those, not this page -->
+
+A job is one yaml file. `flrun -m job.yaml` reads it once, before anything is started, and refuses it with *all* its
+faults in one message, each with file and line. A key that nobody knows is an error that names the nearest known one.
+
+- `-o key=value` changes one key from the command line, with a dotted key (`-o runner.epochs=5`). The value is read as
+  yaml (`-o runner.local_sparse=[user_embedding]`). Later ones win.
+- Relative paths start in the folder of the yaml, except where a key says otherwise.
+- Numbers are read as people write them: `1e-5` is a number, `010` is ten, `1:30` is text. `0` and `1` are read as
+  false and true where a key wants true or false. A key said twice is an error.
+- A key left out has the default below; an empty line (`epochs:`) is an error, an empty part (`network:`) is not.
+"""
+
+PARTS: tuple[tuple[str, str, type[msgspec.Struct], str], ...] = (
+    ("Top level", "", Config, ""),
+    ("runner", "runner", Runner, ""),
+    (
+        "table_parameters",
+        "table_parameters.<table>",
+        TableParameters,
+        "One part per sparse table, by its name (NCF has `user_embedding` and `item_embedding`). "
+        "What is left out is what the model says.",
+    ),
+    ("initializer", "table_parameters.<table>.initializer", Initializer, ""),
+    ("network", "network", Network, "Times are in seconds."),
+    ("evaluation", "evaluation", Evaluation, ""),
+    ("hyper_parameters of `model: ncf`", "hyper_parameters", NcfHyperParameters, ""),
+    ("optimizer", "hyper_parameters.optimizer", NcfOptimizer, ""),
+)
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([INTRODUCTION, *(section(*part) for part in PARTS), *names()])
+
+
+def section(title: str, prefix: str, kind: type[msgspec.Struct], words: str) -> str:
+    """One part of the configuration as a table of its keys."""
+    head = [f"## {title}", "", *([f"Keys: `{prefix}.…`", ""] if prefix else []), *([words, ""] if words else [])]
+    return "\n".join([*head, "| key | value | default | meaning |", "|---|---|---|---|", *rows(kind), ""])
+
+
+def rows(kind: type[msgspec.Struct]) -> Iterator[str]:
+    """A line of the table per key."""
+    for field in fields_of(kind):
+        cells = (f"`{field.encode_name}`", expected(field.type), default(field), description(field.type))
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def description(kind: inspect.Type) -> str:
+    """What the annotation says about a key."""
+    assert isinstance(kind, inspect.Metadata), kind
+    assert kind.extra_json_schema
+    return str(kind.extra_json_schema["description"])
+
+
+def default(field: inspect.Field) -> str:
+    """The default as one would write it in yaml; nothing where it means `left out`."""
+    if isinstance(bare(field.type), (inspect.StructType, inspect.DictType)):
+        return ""
+    value = field.default
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`[{', '.join(map(str, value))}]`" if isinstance(value, tuple) else f"`{value}`"
+
+
+def names() -> Iterator[str]:
+    """Names of the original that are understood."""
+    yield "## Names of the original\n"
+    yield "Variable names in `local_sparse` and `remote_sparse`, and a key that a document misspells (it warns):\n"
+    yield "| written | means |\n|---|---|"
+    for written, meant in {**TABLE_OF_VARIABLE, **ALIASES}.items():
+        yield f"| `{written}` | `{meant}` |"
+    yield ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
