@@ -45,7 +45,7 @@ def open_test(
     clients: int,
     *,
     reader: Reader | None = None,
-    split_file_list: bool = False,
+    split_file_list: bool = True,
     num_users: int = 0,
     num_items: int = 0,
 ) -> TestSet:

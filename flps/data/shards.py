@@ -1,9 +1,9 @@
 """Which files of a folder belong to which client.
 
 Rules: a shard is `N.csv`, its columnar twin `N.flps`, or both. The twin counts when it is at least as new as the csv.
-Without `split_file_list` client i reads the shard named i; a folder without numbered shards is this client's own and
-is read whole. With it the shards, in natural order (9 before 10), are dealt in contiguous blocks, the remainder to the
-first clients.
+With `split_file_list` the shards of one folder, in natural order (9 before 10), are dealt in contiguous blocks, the
+remainder to the first clients: with as many shards as clients, client i reads `i.csv`. Without it the folder is this
+client's own and is read whole.
 """
 
 from __future__ import annotations
@@ -65,18 +65,13 @@ def shards_of(folder: Path, client: int, clients: int, split_file_list: bool) ->
     """
     shards = list_shards(folder)
     names = list(shards)
-    if split_file_list:
-        if clients > len(names):
-            wish = f"start at most {len(names)} workers, or divide the ratings again with --file_nums {clients}"
-            raise DataError(f"{folder}: {clients} clients but {len(names)} shards; {wish}")
-        return [shards[names[i]] for i in deal(len(names), clients, client)]
-    numbered = {int(name): name for name in names if name.isdigit()}
-    if not numbered:
+    if not split_file_list:
         return list(shards.values())
-    if client not in numbered:
-        wish = f"divide the ratings again with --file_nums {clients}, or set split_file_list"
-        raise DataError(f"{folder}: no shard {client} (there is {', '.join(names[:12])}); {wish}")
-    return [shards[numbered[client]]]
+    if clients > len(names):
+        wish = f"start at most {len(names)} workers, or divide the ratings again with --file_nums {clients}"
+        own = "set split_file_list to False if each client has a folder of its own"
+        raise DataError(f"{folder}: {clients} clients but {len(names)} shards; {wish}, or {own}")
+    return [shards[names[i]] for i in deal(len(names), clients, client)]
 
 
 def csv_of(files: list[Path]) -> Path | None:

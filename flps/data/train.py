@@ -39,6 +39,7 @@ class Sampling:
     num_users: int = 0  # ids at or above are refused; 0: any
     num_items: int = 0  # negatives are drawn below it; 0: as the shard says, else the largest id + 1
     window: int = 1 << 20  # rows that are shuffled together when a foreign reader streams them
+    shuffle: bool = True
     debug: bool = False  # dataset_debug: log the time of the reader and of its user
 
 
@@ -81,7 +82,8 @@ class TrainSet:
         """The batches of an epoch from `start_step` on."""
         sizes = self.sampling
         rng = np.random.default_rng([sizes.seed, EPOCH_STREAM, self.client, epoch])
-        mixed = (shuffled(self.with_negatives(rows, rng), rng) for rows in self.windows())
+        rows = (self.with_negatives(part, rng) for part in self.windows())
+        mixed = (shuffled(part, rng) for part in rows) if sizes.shuffle else rows
         batches = in_batches(mixed, sizes.batch_size, start_step)
         return timed(batches, log, f"epoch {epoch} of client {self.client}") if sizes.debug else batches
 
@@ -128,7 +130,7 @@ def open_train(
     *,
     reader: Reader | None = None,
     sampling: Sampling | None = None,
-    split_file_list: bool = False,
+    split_file_list: bool = True,
 ) -> TrainSet:
     """Open the shards of one client out of `clients`; one pass over the files finds users and positives.
 
@@ -150,6 +152,7 @@ def open_resident(client: int, shards: list[list[Path]], reader: Reader, samplin
     interactions = index_positives([pairs], largest(rows), shards, sampling)
     kept = rows if sampling.negatives == "fixed" else pairs
     index = interactions.index_of(pairs.users)
+    warn_one_sided(client, shards, len(rows.users), len(index), sampling)
     samples = count_samples(len(rows.users), index, interactions, sampling)
     return TrainSet(client, shards, reader, sampling, interactions, samples, kept, index)
 
@@ -164,7 +167,15 @@ def open_streamed(client: int, shards: list[list[Path]], reader: Reader, samplin
         parts.append(positives(part))
     interactions = index_positives(parts, top, shards, sampling)
     index = interactions.index_of(join(parts).users)
+    warn_one_sided(client, shards, count, len(index), sampling)
     return TrainSet(client, shards, reader, sampling, interactions, count_samples(count, index, interactions, sampling))
+
+
+def warn_one_sided(client: int, shards: list[list[Path]], rows: int, positives: int, sampling: Sampling) -> None:
+    """Say so when a model would see label 1 only, and learn nothing."""
+    if rows and rows == positives and (sampling.negatives == "fixed" or not sampling.num_neg):
+        advice = "set runner.negatives to fresh, or divide the ratings with --negatives fixed"
+        log.warning("client %d: no sample of label 0 in %s; %s", client, shards[0][0].parent, advice)
 
 
 def count_samples(rows: int, index: Ids, interactions: Interactions, sampling: Sampling) -> int:
