@@ -65,7 +65,7 @@ def _launch(arguments: Arguments, environment: Mapping[str, str], notes: Sequenc
         plan = _plan(arguments, _config(arguments), environment)
         print(describe(plan), *(f"note      {note}" for note in notes), sep="\n")
         return 0
-    with _roles_parent(arguments):
+    with _roles_parent(arguments, target):
         config = _config(arguments)
         plan = _plan(arguments, config, environment)
         with _prepared(arguments, plan, environment) as ready:
@@ -73,14 +73,14 @@ def _launch(arguments: Arguments, environment: Mapping[str, str], notes: Sequenc
 
 
 @contextlib.contextmanager
-def _roles_parent(arguments: Arguments) -> Iterator[None]:
+def _roles_parent(arguments: Arguments, target: str | None) -> Iterator[None]:
     """The process that forks the roles imports torch while the config is read and the data is looked at."""
     if arguments.in_process:
         yield
         return
-    from flps.launch.spawn import preloaded_parent
+    from flps.launch.spawn import ROLE_TARGET, preloaded_parent
 
-    with preloaded_parent():
+    with preloaded_parent(target or ROLE_TARGET):
         yield
 
 

@@ -25,11 +25,11 @@ import msgspec
 
 from flps.config.job import Job
 from flps.errors import ConfigError, FlpsError, ResourceError
-from flps.launch.logs import formatter
+from flps.launch.logs import formatter, log_name
 from flps.launch.prepare import remove_private_dir
 
 EXIT_STOPPED = 128 + signal.SIGTERM  # obeyed SIGTERM
-LEAVE_S = 5.0  # threads and sockets of a role that has ended may take this long to close
+LEAVE_S = 3.0  # threads and sockets of a role that has ended may take this long to close
 HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 log = logging.getLogger("flps.launch")
@@ -44,14 +44,22 @@ class Stopped(BaseException):
 def become(target: str, job_json: bytes, role: str, rank: int, private_dir: str) -> None:
     """Main function of a child process: run the role and leave with the exit code that tells how it went."""
     os.setpgid(0, 0)
-    _redirect(Path(msgspec.json.decode(job_json)["run_dir"]) / f"{role}log.{rank}")
-    _obey_signals()
+    _redirect(Path(msgspec.json.decode(job_json)["run_dir"]) / log_name(role, rank))
+    _set_signals()
     threading.Thread(target=_die_with_parent, args=(private_dir,), name="parent-watch", daemon=True).start()
     _start_logging(f"{role}.{rank}", sys.stderr)
-    code = outcome(lambda: resolve(target)(msgspec.json.decode(job_json, type=Job), role, rank))
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    code = outcome(lambda: _obeying_signals(target, job_json, role, rank))
     _leave_soon(code)
     sys.exit(code)
+
+
+def _obeying_signals(target: str, job_json: bytes, role: str, rank: int) -> None:
+    """The launcher held signals back until here; they are held back again when the role has ended."""
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+        resolve(target)(msgspec.json.decode(job_json, type=Job), role, rank)
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
 
 
 def outcome(act: Callable[[], None]) -> int:
@@ -130,12 +138,11 @@ def _start_logging(role_name: str, stream: TextIO) -> None:
     logging.captureWarnings(True)
 
 
-def _obey_signals() -> None:
-    """SIGTERM raises Stopped in the main thread; the launcher held these signals back until now."""
+def _set_signals() -> None:
+    """SIGTERM raises Stopped in the main thread; the launcher alone answers to the terminal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise_stopped)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:

@@ -231,7 +231,7 @@ def _pick_local(
 ) -> tuple[Role, ...]:
     """The roles that this launcher starts: one by name, all of one machine, or those whose host is this one."""
     if arguments.role is not None:
-        rank = _lone_rank(arguments, lists)
+        rank = _lone_rank(arguments, roles, lists)
         chosen = tuple(role for role in roles if (role.role, role.rank) == (arguments.role, rank))
         if not chosen:
             count = sum(role.role == arguments.role for role in roles)
@@ -261,15 +261,15 @@ def _my_hosts(arguments: Arguments, hosts: list[str], around: Surroundings) -> s
     return mine
 
 
-def _lone_rank(arguments: Arguments, lists: dict[str, tuple[Endpoint, ...] | None]) -> int:
-    """--rank, or for a role that binds: the place of POD_IP:PADDLE_PORT in its list, or 0 in a list of one."""
+def _lone_rank(arguments: Arguments, roles: tuple[Role, ...], lists: dict[str, tuple[Endpoint, ...] | None]) -> int:
+    """--rank, or the place of POD_IP:PADDLE_PORT in the role's list, or 0 where the job has only one."""
     if arguments.rank is not None:
         return arguments.rank
     listed = lists[str(arguments.role)] or ()
     mine = Endpoint(arguments.host or "", arguments.port or 0)
     if mine in listed:
         return listed.index(mine)
-    if len(listed) == 1:
+    if sum(role.role == arguments.role for role in roles) == 1:
         return 0
     raise ConfigError(
         f"--role {arguments.role}: which one? give --rank (or PADDLE_TRAINER_ID, or POD_IP and PADDLE_PORT)"

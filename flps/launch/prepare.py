@@ -112,8 +112,10 @@ def with_data(config: Config, workers: int, environment: Mapping[str, str]) -> C
         return config
     from flps.data.movielens_like import ensure
 
-    train, test = ensure(cache_dir(environment), clients=workers)
-    runner = msgspec.structs.replace(config.runner, train_data_dir=str(train), test_data_dir=str(test))
+    folder = ensure(cache_dir(environment), clients=workers)
+    runner = msgspec.structs.replace(
+        config.runner, train_data_dir=str(folder / "fl_train_data"), test_data_dir=str(folder / "fl_test_data")
+    )
     return msgspec.structs.replace(config, runner=runner)
 
 

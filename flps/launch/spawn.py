@@ -11,7 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
@@ -25,17 +25,20 @@ from flps.launch.child import HELD_BACK, become
 from flps.launch.plan import Role
 
 ROLE_TARGET = "flps.launch.role:run_role"
-PRELOAD = ("torch", "flps.launch.child", "flps.launch.role")
+PRELOAD = ("flps.launch.child",)
+PRELOAD_ROLES = ("torch", "flps.launch.role")
 UNKNOWN_CODE = 255  # what multiprocessing says when the parent of the roles died before the role did
 
 
 @contextlib.contextmanager
-def preloaded_parent(preload: Sequence[str] = PRELOAD) -> Iterator[None]:
-    """Start the process that imports the modules and forks the roles; it works on while the caller goes on.
+def preloaded_parent(target: str = ROLE_TARGET) -> Iterator[None]:
+    """Start the process that imports what roles need, once, and forks them; it works while the caller goes on.
+
+    target: what the roles will run; torch is imported for flps's own.
 
     When the block is left the parent is gone; no role may be alive by then.
     """
-    forkserver.set_forkserver_preload(list(preload))
+    forkserver.set_forkserver_preload([*PRELOAD, *PRELOAD_ROLES] if target == ROLE_TARGET else list(PRELOAD))
     # The tracker lifts the mask when it starts, so it must be there first.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)

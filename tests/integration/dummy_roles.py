@@ -142,3 +142,24 @@ def leaves_a_thread(job: Job, role: str, rank: int) -> None:
     if role == "worker":
         threading.Thread(target=time.sleep, args=(600,)).start()
     good(job, role, rank)
+
+
+def hosts(job: Job, role: str, rank: int) -> None:
+    """Report and end; nobody waits for another host."""
+    _events(job, role, rank).write("ready")
+
+
+def alone(job: Job, role: str, rank: int) -> None:
+    """Report and tell what this role was told."""
+    _events(job, role, rank).write("ready")
+    log.info("%s %d of %d, servers %s", role, rank, job.workers, job.servers)
+
+
+def has_keys(job: Job, role: str, rank: int) -> None:
+    """Look whether the run's keys are there, for the owner only."""
+    from flps.transport.security import secret_key
+
+    assert job.security == "curve"
+    assert len(secret_key(Path(job.key_dir), role)) == 40
+    assert Path(job.key_dir).parent.stat().st_mode & 0o777 == 0o700
+    good(job, role, rank)

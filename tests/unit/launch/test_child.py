@@ -1,0 +1,63 @@
+"""How a role ends, and what it is made of."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from flps.errors import ConfigError, FlpsError, PeerLost, ResourceError
+from flps.launch.child import EXIT_STOPPED, Stopped, outcome, resolve
+
+
+def raises(error: BaseException) -> int:
+    def act() -> None:
+        raise error
+
+    return outcome(act)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "traceback"),
+    [
+        (ZeroDivisionError("x"), 1, True),
+        (FlpsError("x"), 1, True),
+        (PeerLost("x"), 4, True),
+        (ConfigError("x"), 2, False),
+        (ResourceError("x"), 6, False),
+        (SystemExit(None), 0, False),
+        (SystemExit(7), 7, False),
+        (SystemExit("sorry"), 1, False),
+        (Stopped(), EXIT_STOPPED, False),
+    ],
+)
+def test_every_end_has_its_code(
+    error: BaseException, code: int, traceback: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert raises(error) == code
+    assert ("Traceback" in caplog.text) is traceback
+
+
+def test_a_good_end_is_0() -> None:
+    assert outcome(lambda: None) == 0
+
+
+def test_no_handler_of_a_role_keeps_a_stop() -> None:
+    assert not issubclass(Stopped, Exception)
+
+
+def test_a_target_is_found_by_module_or_by_file(tmp_path: Path) -> None:
+    assert resolve("flps.launch.child:outcome") is outcome
+    script = tmp_path / "my_role_of_test_child.py"
+    script.write_text("def role(job, role, rank):\n    pass\n")
+    assert resolve(f"{script}:role").__name__ == "role"
+    del sys.modules["my_role_of_test_child"]
+
+
+@pytest.mark.parametrize("target", ["flps.launch.child:nothing", "/no/such/file.py:role"])
+def test_a_target_that_is_not_there(target: str) -> None:
+    with pytest.raises(ConfigError, match=r"nothing|No such file"):
+        resolve(target)

@@ -1,0 +1,191 @@
+"""The state machine of a run: tables of what happens, and how the run ends."""
+
+from __future__ import annotations
+
+import signal
+from itertools import permutations
+
+import pytest
+
+from flps.launch.plan import Role
+from flps.launch.watch import Verdict, Watch, how_it_ended
+
+SERVER, COORDINATOR = Role("server", 0, "h"), Role("coordinator", 0, "h")
+W0, W1, W2 = (Role("worker", rank, "h") for rank in range(3))
+ALL = (SERVER, COORDINATOR, W0, W1, W2)
+
+
+def watch(local: tuple[Role, ...] = ALL, workers: int = 3, min_workers: int = 1) -> Watch:
+    return Watch(local=local, workers=workers, min_workers=min_workers, start_deadline=60, grace_s=10)
+
+
+def come_up(state: Watch) -> Watch:
+    for role in state.local:
+        state.ready(role)
+    return state
+
+
+def end(state: Watch, *codes: tuple[Role, int], now: float = 1) -> Verdict:
+    for role, code in codes:
+        state.ended(role, code, now)
+    return state.result()
+
+
+@pytest.mark.parametrize("order", list(permutations(ALL, 5))[::17])
+def test_all_end_well_in_any_order(order: tuple[Role, ...]) -> None:
+    state = come_up(watch())
+    assert end(state, *((role, 0) for role in order)) == Verdict(0, "done")
+    assert not state.alive
+    assert not state.stopping
+
+
+@pytest.mark.parametrize(
+    ("role", "code", "exit_code", "says"),
+    [
+        (W1, 1, None, ""),
+        (W1, -9, None, ""),
+        (W1, 4, None, ""),
+        (W1, 2, 2, "worker.1 ended with exit code 2"),
+        (W1, 6, 6, "worker.1 ended with exit code 6"),
+        (W1, 5, 5, "worker.1 ended with exit code 5"),
+        (SERVER, 1, 4, "server.0 ended with exit code 1"),
+        (SERVER, -9, 4, "server.0 was killed by SIGKILL"),
+        (SERVER, 2, 2, "server.0 ended with exit code 2"),
+        (COORDINATOR, 6, 6, "coordinator.0 ended with exit code 6"),
+        (COORDINATOR, 4, 4, "coordinator.0 ended with exit code 4"),
+        (COORDINATOR, 3, 4, "coordinator.0 ended with exit code 3"),
+    ],
+)
+def test_what_one_bad_end_means(role: Role, code: int, exit_code: int | None, says: str) -> None:
+    state = come_up(watch())
+    state.ended(role, code, 1)
+    if exit_code is None:
+        assert not state.stopping
+        result = end(state, *((other, 0) for other in ALL if other != role))
+        assert (result.exit_code, result.culprit) == (3, role)
+        assert "worker.1 was lost" in result.reason
+    else:
+        assert state.stopping
+        assert state.verdict is not None
+        assert (state.verdict.exit_code, state.verdict.culprit) == (exit_code, role)
+        assert says in state.verdict.reason
+
+
+def test_too_few_workers_stop_the_job() -> None:
+    state = come_up(watch(min_workers=2))
+    state.ended(W0, 1, 1)
+    assert not state.stopping
+    state.ended(W2, -9, 2)
+    assert state.stopping
+    assert state.result() == Verdict(
+        4,
+        "worker.2 was killed by SIGKILL; 1 of 3 workers are left, network.min_workers is 2, so the job was stopped",
+        W2,
+    )
+
+
+def test_the_first_verdict_stands() -> None:
+    state = come_up(watch())
+    state.ended(SERVER, 1, 1)
+    first = state.verdict
+    result = end(state, (W0, 2), (W1, -15), (COORDINATOR, 6), (W2, 143))
+    assert result is first
+    state.interrupted(signal.SIGINT)
+    assert state.result() is first
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_interrupts(number: signal.Signals) -> None:
+    state = watch()
+    state.interrupted(number)
+    assert state.stopping
+    assert end(state, *((role, 143) for role in ALL)) == Verdict(130, f"interrupted by {number.name}")
+
+
+def test_who_does_not_come_up_is_named() -> None:
+    state = watch()
+    for role in (SERVER, COORDINATOR, W1):
+        state.ready(role)
+    state.tick(59.9)
+    assert state.verdict is None
+    assert state.next_deadline() == 60
+    state.tick(60)
+    assert state.verdict == Verdict(5, "worker.0, worker.2 did not come up in time", W0)
+
+
+def test_who_is_up_or_has_ended_is_not_late() -> None:
+    state = watch()
+    for role in ALL[:-1]:
+        state.ready(role)
+    state.ended(W2, 0, 1)
+    state.tick(1000)
+    assert state.verdict is None
+    assert state.next_deadline() is None
+
+
+def test_servers_have_a_deadline_once_all_workers_ended() -> None:
+    state = come_up(watch())
+    end(state, (W0, 0), (W1, 0))
+    assert state.next_deadline() is None
+    state.ended(W2, 0, 100)
+    assert state.next_deadline() == 110
+    assert state.overdue(109) == []
+    assert set(state.overdue(110)) == {SERVER, COORDINATOR}
+    assert state.overdue(111) == []
+    assert end(state, (SERVER, 143), (COORDINATOR, -9)).exit_code == 0
+    assert len(state.notes) == 2
+
+
+def test_servers_wait_for_workers_of_other_hosts() -> None:
+    state = come_up(watch(local=(SERVER, W0)))
+    state.ended(W0, 0, 1)
+    assert state.next_deadline() is None
+    assert end(state, (SERVER, 0)).exit_code == 0
+
+
+def test_a_loss_on_another_host_is_a_loss() -> None:
+    state = come_up(watch(local=(SERVER, COORDINATOR)))
+    state.lost("worker.7", "its lease ended", 5)
+    state.lost("worker.7", "its lease ended", 6)
+    result = end(state, (SERVER, 0), (COORDINATOR, 0))
+    assert (result.exit_code, result.culprit) == (3, None)
+    assert result.reason.count("worker.7") == 1
+
+
+def test_a_worker_that_was_given_up_must_be_gone_by_its_deadline() -> None:
+    state = come_up(watch())
+    state.lost("worker.1", "its lease ended", 20)
+    assert state.next_deadline() == 30
+    assert state.overdue(30) == [W1]
+    result = end(state, (W1, -9), (W0, 0), (W2, 0), (SERVER, 0), (COORDINATOR, 0))
+    assert (result.exit_code, result.culprit) == (3, W1)
+
+
+def test_a_loss_is_counted_once() -> None:
+    state = come_up(watch(min_workers=2))
+    state.lost("worker.1", "its lease ended", 1)
+    state.ended(W1, 4, 2)
+    assert state.verdict is None
+    assert len(state.losses) == 1
+
+
+def test_a_host_whose_workers_all_failed_has_failed() -> None:
+    state = come_up(watch(local=(W0, W1), workers=10))
+    result = end(state, (W0, 4), (W1, 4))
+    assert result.exit_code == 4
+    assert result.reason.startswith("no worker ended well; worker.0 was lost")
+
+
+def test_an_error_of_the_launcher_is_a_verdict() -> None:
+    state = watch()
+    state.failed(OSError("no more processes"), 1)
+    assert state.result() == Verdict(1, "no more processes")
+    assert state.stopping
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(3, "ended with exit code 3"), (-9, "was killed by SIGKILL"), (-99, "was killed by signal 99")],
+)
+def test_codes_in_words(code: int, words: str) -> None:
+    assert how_it_ended(code) == words
