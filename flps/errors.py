@@ -1,15 +1,15 @@
 """What can go wrong, and the exit code that says so.
 
-    FlpsError            1  ours: a fault of this program
-    |- ConfigError       2  the user's: a file, key or flag is not as it must be
-    |  `- DataError      2  the user's: a data file is not as it must be
-    |- PrivacyError      1  something private was about to leave its owner
-    |- ProtocolError     1  the peer's: what it sent breaks the protocol
-    |- Refused           1  the peer's answer: it did not accept this one request
-    |- PeerLost          4  nobody's: a peer was silent for longer than a deadline
-    |- RoleFailed        4  a role ended with an error and the job was stopped
-    |- NeverCameUp       5  a role did not report itself in time
-    `- ResourceError     6  port, disk or permission
+FlpsError            1  ours: a fault of this program
+|- ConfigError       2  the user's: a file, key or flag is not as it must be
+|  `- DataError      2  the user's: a data file is not as it must be
+|- PrivacyError      1  something private was about to leave its owner
+|- ProtocolError     1  the peer's: what it sent breaks the protocol
+|- Refused           1  the peer's answer: it did not accept this one request
+|- PeerLost          4  nobody's: a peer was silent for longer than a deadline
+|- RoleFailed        4  a role ended with an error and the job was stopped
+|- NeverCameUp       5  a role did not report itself in time
+`- ResourceError     6  port, disk or permission
 """
 
 from __future__ import annotations

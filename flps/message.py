@@ -116,6 +116,10 @@ class Changes(msgspec.Struct, frozen=True, tag="changes"):
     cursors: dict[Count, Count]
 
 
+class Detach(msgspec.Struct, frozen=True, tag="detach"):
+    """This worker uses the tables no more."""
+
+
 class Save(msgspec.Struct, frozen=True, tag="save"):
     """Write this server's share of every table into a folder."""
 
@@ -182,7 +186,7 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
 
 
 Body: TypeAlias = (
-    Declare | Declared | Look | Start | Update | Rows | Window | Changes | Save | Saved
+    Declare | Declared | Detach | Look | Start | Update | Rows | Window | Changes | Save | Saved
     | Hello | Beat | Pulse | Arrive | Release | Leave | Done | Refusal
 )  # fmt: skip
 

@@ -106,7 +106,8 @@ class MembershipService:
         if member.role == "server":
             self._stop = f"{member} is lost ({reason}); its share of the tables is gone"
         elif len(here) < self._network.min_workers:
-            self._stop = f"{member} is lost ({reason}); {len(here)} workers are left, at least {self._network.min_workers} are needed"
+            needed = self._network.min_workers
+            self._stop = f"{member} is lost ({reason}); {len(here)} workers are left, at least {needed} are needed"
 
     def _decide_end(self, now: float) -> None:
         """Over when no worker is left; after losses, linger until every server has heard of them."""

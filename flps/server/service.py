@@ -9,7 +9,7 @@ from pathlib import Path
 from flps.config.types import Config
 from flps.errors import Refused
 from flps.membership import Member
-from flps.message import Body, Declare, Declared, Done, Leave, Look, Rows, Save, Saved, Start, Update, Window
+from flps.message import Body, Declare, Declared, Detach, Done, Look, Rows, Save, Saved, Start, Update, Window
 from flps.server.cohort import Cohort
 from flps.server.store import Store
 from flps.server.windows import Windows
@@ -32,7 +32,7 @@ class TableService:
         self.finished = False
 
     def handles(self, body: Body) -> bool:
-        return isinstance(body, Declare | Start | Look | Update | Window | Save | Leave)
+        return isinstance(body, Declare | Start | Look | Update | Window | Save | Detach)
 
     def handle(self, request: Request, now: float) -> Answers:
         ticket, body = request

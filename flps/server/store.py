@@ -36,7 +36,7 @@ class Store:
         self._warm_from = warm_from
 
     def declare(self, described: Sequence[dict[str, Any]]) -> list[int]:
-        """Make the tables, or check that they are those that stand; returns the numbers of dense ones without values."""
+        """Make the tables, or check that they are those that stand; returns the dense ones that have no values yet."""
         try:
             specs = [msgspec.convert(spec, TableSpec) for spec in described]
             if not self.tables:
@@ -84,7 +84,7 @@ class Store:
         return table.push(push.keys, push.values)
 
     def apply_mean(self, steps: Sequence[tuple[int, Sequence[Push]]]) -> None:
-        """Carry out the accepted gradients of several workers as one gradient, the mean over the union of their samples.
+        """Carry out accepted gradients of several workers as one gradient, the mean over the union of their samples.
 
         `steps`: (samples, mean gradients over them) of each worker; they are added in this order.
         """
@@ -153,11 +153,11 @@ class Store:
             parts = [share[table.spec.name] for share in shares if table.spec.name in share]
             if isinstance(table, SparseTable):
                 for part in parts:
-                    mine = shard_of(part["keys"], self.servers) == self.rank  # type: ignore[arg-type]
-                    table.load(part["keys"][mine], part["values"][mine], part["state"][mine])  # type: ignore[arg-type]
+                    mine = shard_of(part["keys"], self.servers) == self.rank
+                    table.load(part["keys"][mine], part["values"][mine], part["state"][mine])
             elif parts:
                 whole = np.concatenate([part["values"] for part in parts])
-                table.start_with(whole[blocks(whole.size, self.servers)[self.rank]])  # type: ignore[arg-type]
+                table.start_with(whole[blocks(whole.size, self.servers)[self.rank]])
 
 
 def _added(table: int, pushes: Sequence[Push]) -> Push:

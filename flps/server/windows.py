@@ -47,6 +47,8 @@ class Windows:
         return Changes(weight, changed, cursors)
 
     def _weight(self, rank: int, window: Window) -> float:
+        if not window.samples and not window.final:
+            return 0.0  # only looks
         self._resting.pop(rank, None)
         self._samples[rank] = window.samples
         training = [r for r in self._present if self._resting.get(r, -1) < window.epoch]

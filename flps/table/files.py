@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 
 from flps.errors import DataError, ResourceError
 
-Parts = dict[str, NDArray[np.generic]]
+Parts = dict[str, NDArray[Any]]
 
 
 def write_tables(path: Path, tables: Mapping[str, Parts]) -> str:
@@ -27,7 +28,7 @@ def write_tables(path: Path, tables: Mapping[str, Parts]) -> str:
     return write_tensors(path, tensors)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, NDArray[np.generic]]) -> str:
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> str:
     """Write named tensors into one file; returns its sha256. Raises ResourceError."""
     content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
     beside = path.with_name(path.name + ".partial")
@@ -54,7 +55,7 @@ def read_tables(path: Path) -> dict[str, Parts]:
     return tables
 
 
-def read_tensors(path: Path, sha256: str | None = None) -> dict[str, NDArray[np.generic]]:
+def read_tensors(path: Path, sha256: str | None = None) -> dict[str, NDArray[Any]]:
     """The named tensors of a file. Raises DataError when it cannot be read or is not the file that was written."""
     try:
         content = path.read_bytes()
@@ -63,7 +64,7 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, NDArray[np.
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise DataError(f"{path} is not what was saved: its sha256 differs from the manifest's")
     try:
-        tensors: dict[str, NDArray[np.generic]] = safetensors.numpy.load(content)
+        tensors: dict[str, NDArray[Any]] = safetensors.numpy.load(content)
     except (SafetensorError, ValueError) as error:
         raise DataError(f"{path} is not a safetensors file: {error}") from error
     return tensors

@@ -7,7 +7,7 @@ import time
 
 from flps.errors import FlpsError, PeerLost, RoleFailed
 from flps.membership import Member
-from flps.message import Beat, Pulse
+from flps.message import Beat, Done, Hello, Pulse, Refusal
 from flps.transport.connection import Connection
 from flps.transport.sockets import Carrier
 
@@ -20,6 +20,7 @@ class Heartbeat:
         self._endpoint = endpoint
         self._coordinator = coordinator
         self._stop = threading.Event()
+        self._joined = threading.Event()
         self._failure: FlpsError | None = None
         self._lost: frozenset[Member] = frozenset()
         self._thread = threading.Thread(target=self._beat, name=f"beat-{carrier.member}", daemon=True)
@@ -30,8 +31,13 @@ class Heartbeat:
         return self._lost
 
     def start(self) -> None:
-        """Begin to beat."""
+        """Say hello, then beat."""
         self._thread.start()
+
+    def wait_joined(self) -> None:
+        """Returns when the coordinator knows this role. Raises PeerLost or RoleFailed when it does not want to."""
+        while not self._joined.wait(0.05):
+            self.check()
 
     def check(self) -> None:
         """Raises PeerLost when the coordinator is silent, RoleFailed when it told everyone to stop."""
@@ -47,8 +53,9 @@ class Heartbeat:
     def _beat(self) -> None:
         network = self._carrier.network
         connection = Connection(self._carrier, self._endpoint, self._coordinator)
-        heard_at = time.monotonic()
         try:
+            self._say_hello(connection)
+            heard_at = time.monotonic()
             while not self._stop.is_set() and self._failure is None:
                 connection.call(Beat())
                 pulse = connection.hear(network.heartbeat_s)
@@ -62,6 +69,20 @@ class Heartbeat:
             self._failure = error
         finally:
             connection.close()
+
+    def _say_hello(self, connection: Connection) -> None:
+        network = self._carrier.network
+        deadline = time.monotonic() + network.start_timeout_s
+        while not self._stop.is_set():
+            connection.call(Hello())
+            answer = connection.hear(network.heartbeat_s)
+            if isinstance(answer, Refusal):
+                raise RoleFailed(f"{self._coordinator} refused {self._carrier.member}: {answer.reason}")
+            if isinstance(answer, Done):
+                self._joined.set()
+                return
+            if time.monotonic() > deadline:
+                raise PeerLost(f"{self._coordinator} did not answer within {network.start_timeout_s:g} s of the start")
 
     def _take(self, pulse: Pulse) -> None:
         self._lost = frozenset(Member(role, int(rank)) for role, _, rank in (m.partition(":") for m in pulse.lost))

@@ -60,6 +60,15 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
             warm=self.warm + other.warm,
         )
 
+    def counts(self) -> dict[str, NDArray[Any]]:
+        """Named integer arrays that add up over clients, for a report."""
+        counts = {
+            "sampled": _counts(self.sampled),
+            "auc": np.array(self.histogram.counts),
+            "warm": np.array([self.warm], np.int64),
+        }
+        return counts if self.full is None else {**counts, "full": _counts(self.full)}
+
     def fields(self) -> dict[str, float | int | None]:
         """The fields of an `eval` event: hr, ndcg, hr_full, ndcg_full, auc, warm, users."""
         full = self.full
@@ -177,6 +186,11 @@ def _slices(rows: int, step: int) -> Iterator[slice]:
 def _probability(logits: Scores) -> Scores:
     """The logistic function, in a form that no logit overflows."""
     return 0.5 + 0.5 * np.tanh(np.asarray(logits, dtype=np.float64) / 2)
+
+
+def _counts(ranking: Ranking) -> NDArray[np.int64]:
+    """(1 + k,): users, then users by the rank of their held-out item."""
+    return np.array([ranking.users, *ranking.ranks], np.int64)
 
 
 def _bytes(histogram: AucHistogram) -> bytes:

@@ -32,8 +32,8 @@ class Ncf(nn.Module):
     def __init__(self, users: int, items: int, dim: int, features: int) -> None:
         """`users`, `items`: rows of the tables; `dim`: their width; `features`: inputs of the last layer."""
         super().__init__()
-        self.user_embedding = Embedding("user_embedding", dim, rows=users)
-        self.item_embedding = Embedding("item_embedding", dim, rows=items)
+        self.user_embedding = Embedding("user_embedding", dim, rows=users, feature="user_input")
+        self.item_embedding = Embedding("item_embedding", dim, rows=items, feature="item_input")
         self.prediction = bare_linear(features, 1)
 
     def features(self, user_BD: Tensor, item_BD: Tensor) -> Tensor:

@@ -1,0 +1,130 @@
+"""Saved models: a folder of table files with a manifest, and one standalone state dict.
+
+    <epoch>/manifest.json                    format version, model, tables, files with sha256; written last
+            shared-<server>-of-<n>.safetensors   a server's share of every shared table, rule state included
+            private-<client>-of-<n>.safetensors  a client's private tables; on the client's own disk
+            model.safetensors                    the shared part of the model, by parameter name
+
+Law: a folder without a manifest is not a saved model; what a manifest names is checked against its sha256.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from flps.errors import DataError, ResourceError
+from flps.table import TableSpec
+from flps.table.files import Parts, read_tensors, write_tensors
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+EXPORT = "model.safetensors"
+Tables: TypeAlias = dict[str, list[Parts]]  # table -> its parts, one for each owner
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a saved model consists of."""
+
+    format: int
+    epoch: int
+    model: str
+    hyper_parameters: dict[str, Any]
+    tables: tuple[TableSpec, ...]  # as the workers see them: a dense one whole
+    dense: dict[str, dict[str, list[int]]]  # dense table -> parameter name -> shape, in order
+    files: dict[str, str]  # name -> sha256
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Complete a saved model. Raises ResourceError."""
+    beside = folder / (MANIFEST + ".partial")
+    try:
+        beside.write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+        os.replace(beside, folder / MANIFEST)
+    except OSError as error:
+        raise ResourceError(f"cannot write {folder / MANIFEST}: {error.strerror}") from error
+
+
+def retract_manifest(folder: Path) -> None:
+    """From here on the folder is not a saved model, until its manifest is written again."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises DataError when the folder is not a saved model that this version reads."""
+    path = folder / MANIFEST
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder} is not a saved model: it has no {MANIFEST} (saving may have been cut short)"
+        ) from None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    if manifest.format != FORMAT:
+        raise DataError(f"{path} has format {manifest.format}, this version reads {FORMAT}")
+    return manifest
+
+
+def read_files(folder: Path, manifest: Manifest, kind: str) -> Tables:
+    """Tables of the files of one kind (`shared` or `private`), checked against the manifest. Raises DataError."""
+    tables: Tables = {}
+    for name in sorted((n for n in manifest.files if n.startswith(kind + "-")), key=_owner):
+        parts: dict[str, Parts] = {}
+        for tensor, array in read_tensors(folder / name, manifest.files[name]).items():
+            table, _, part = tensor.rpartition("/")
+            parts.setdefault(table, {})[part] = array
+        for table, part_arrays in parts.items():
+            tables.setdefault(table, []).append(part_arrays)
+    return tables
+
+
+def export(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """Write the shared part of the model as one state dict; returns file -> sha256.
+
+    A sparse table with a key bound becomes `<table>.weight` (bound, dim), its untouched rows holding their first
+    values; one without becomes `<table>.keys` and `<table>.weight`. Private tables are not in it.
+    """
+    shared = read_files(folder, manifest, "shared")
+    specs = {spec.name: spec for spec in manifest.tables}
+    tensors: dict[str, NDArray[Any]] = {}
+    for table, parts in shared.items():
+        spec = specs[table]
+        if spec.kind == "dense":
+            tensors.update(_parameters(np.concatenate([part["values"] for part in parts]), manifest.dense[table]))
+        else:
+            tensors.update(_weights(spec, parts))
+    return {EXPORT: write_tensors(folder / EXPORT, tensors)}
+
+
+def epochs(folder: Path) -> list[int]:
+    """Epochs of the complete saved models in a folder, ascending."""
+    found = [path.parent.name for path in folder.glob(f"*/{MANIFEST}")]
+    return sorted(int(name) for name in found if name.isdecimal())
+
+
+def _owner(name: str) -> int:
+    return int(name.split("-")[1])
+
+
+def _parameters(values: NDArray[Any], shapes: dict[str, list[int]]) -> dict[str, NDArray[Any]]:
+    sizes = [int(np.prod(shape, dtype=np.int64)) for shape in shapes.values()]
+    pieces = np.split(values, np.cumsum(sizes)[:-1])
+    return {name: piece.reshape(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+
+
+def _weights(spec: TableSpec, parts: Sequence[Parts]) -> dict[str, NDArray[Any]]:
+    keys = np.concatenate([part["keys"] for part in parts])
+    values = np.concatenate([part["values"] for part in parts])
+    if spec.bound is None:
+        order = np.argsort(keys)
+        return {f"{spec.name}.keys": keys[order], f"{spec.name}.weight": values[order]}
+    weight = spec.init.rows(np.arange(spec.bound, dtype=np.uint64), spec.dim, spec.seed, spec.dtype)
+    weight[keys.astype(np.int64)] = values
+    return {f"{spec.name}.weight": weight}

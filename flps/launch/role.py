@@ -1,0 +1,138 @@
+"""A process (or a thread) becomes its role and plays it to the end."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from flps.config.job import Job
+from flps.coordinator.service import MembershipService
+from flps.data.shards import shards_of
+from flps.errors import ConfigError
+from flps.membership import Member
+from flps.metrics import EventLog
+from flps.server.service import TableService
+from flps.server.store import Store
+from flps.transport.beat import Heartbeat
+from flps.transport.listener import Listener, Service, serve
+from flps.transport.sockets import Carrier
+from flps.worker.client import FLClient
+from flps.worker.session import Session
+
+log = logging.getLogger(__name__)
+
+
+def run_role(job: Job, role: str, rank: int) -> None:
+    """Play a role until the job is over. Raises FlpsError when it does not end in good order."""
+    if role == "worker":
+        run_worker(job, rank)
+    elif role == "server":
+        run_server(job, rank)
+    else:
+        run_coordinator(job)
+
+
+def run_coordinator(job: Job) -> None:
+    """Host membership, barriers and metrics."""
+    member = Member("coordinator", 0)
+    events = _events(job, member)
+    carrier = Carrier(job, member)
+    listener = Listener(carrier, job.coordinator)
+    try:
+        events.write("ready")
+        serve(listener, [_membership(job, events)], _never)
+    finally:
+        listener.close()
+        carrier.shut_down()
+        events.close()
+
+
+def run_server(job: Job, rank: int) -> None:
+    """Host a share of the tables; server 0 hosts membership too when there is no coordinator."""
+    member = Member("server", rank)
+    events = _events(job, member)
+    carrier = Carrier(job, member)
+    listener = Listener(carrier, job.servers[rank])
+    coordinator = Member("coordinator" if job.coordinators else "server", 0)
+    heartbeat = Heartbeat(carrier, job.coordinator, coordinator)
+    try:
+        warm_from = job.config.runner.warmup_model_path
+        folder = Path(job.config_dir) / warm_from if warm_from else None
+        store = Store(rank, len(job.servers), job.config.network.keys_max, folder)
+        services: list[Service] = [TableService(store, job.config, job.workers, lambda: heartbeat.lost)]
+        if rank == 0 and not job.coordinators:
+            services.append(_membership(job, events))
+        heartbeat.start()
+        events.write("ready")
+        serve(listener, services, heartbeat.check)
+        log.info(
+            "%d bytes in, %d bytes out, %d messages refused", listener.bytes_in, listener.bytes_out, listener.rejected
+        )
+        events.write("progress", state="done", bytes_in=listener.bytes_in, bytes_out=listener.bytes_out)
+    finally:
+        heartbeat.stop()
+        listener.close()
+        carrier.shut_down()
+        events.close()
+
+
+def run_worker(job: Job, rank: int) -> None:
+    """Train one client's part."""
+    client_type = _client_type(job.trainer) if job.trainer else FLClient
+    session = Session(job, rank)
+    try:
+        session.open()
+        client = client_type()
+        runner = job.config.runner
+        client.set_basic_config(session, job.config, {})
+        client.set_train_dataset_info(session.train_set, _files(job, runner.train_data_dir, rank))
+        client.set_test_dataset_info(session.test_set, _files(job, runner.test_data_dir, rank))
+        client.set_train_example_num(session.train_set.examples(runner.example_count_method))
+        client.run()
+    finally:
+        session.close()
+
+
+def _membership(job: Job, events: EventLog) -> MembershipService:
+    return MembershipService(job.workers, len(job.servers), job.config.network, events, time.monotonic())
+
+
+def _events(job: Job, member: Member) -> EventLog:
+    return EventLog(str(Path(job.run_dir) / "metrics.jsonl"), member.role, member.rank)
+
+
+def _never() -> None:
+    """The coordinator has nobody whose silence would end it."""
+
+
+def _files(job: Job, folder: str, rank: int) -> list[Path]:
+    if not folder:
+        return []
+    shards = shards_of(Path(job.config_dir) / folder, rank, job.workers, job.config.runner.split_file_list)
+    return [path for shard in shards for path in shard]
+
+
+def _client_type(script: str) -> type[FLClient]:
+    """The one class in a user's trainer script that derives from FLClient."""
+    module = _load(Path(script))
+    found = [
+        value
+        for _, value in inspect.getmembers(module, inspect.isclass)
+        if issubclass(value, FLClient) and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise ConfigError(f"{script} must define one class that derives from flps.worker.FLClient, found {len(found)}")
+    return found[0]
+
+
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

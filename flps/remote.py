@@ -1,0 +1,244 @@
+"""Tables behind servers: keys go to the shards that hold them, answers come back in the order of the question.
+
+Law 1: one message to each server, whatever the number of tables.
+Law 2: a push that a server refused is counted and left out, and the step goes on; too many in a row end the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from flps.errors import FlpsError, ProtocolError, Refused
+from flps.message import (
+    Body,
+    Changes,
+    Declare,
+    Declared,
+    Detach,
+    Look,
+    Pull,
+    Push,
+    Rows,
+    Save,
+    Saved,
+    Start,
+    Tensor,
+    Update,
+    Window,
+)
+from flps.routing import blocks, shard_of
+from flps.table import TableSpec
+from flps.transport.connection import Connection
+
+log = logging.getLogger(__name__)
+Places: TypeAlias = list[NDArray[np.int64] | slice]  # per server: which rows of a tensor are its own
+Answer = TypeVar("Answer", bound=Body)
+
+
+class Pending(NamedTuple):
+    """Requests under way, one to each server, and what is needed to put the answers together."""
+
+    numbers: list[int]
+    bodies: list[Update] | None  # kept to ask again without the pushes, should a server refuse them
+    pulls: Sequence[Pull]
+    places: list[Places]  # of each pull
+
+
+class Exchanged(NamedTuple):
+    """What came of a window."""
+
+    applied: list[Tensor]  # each delta as the servers added it
+    changed: list[Push]  # rows that others changed, as they now are
+
+
+class Servers:
+    """All parameter servers of a run, seen from one worker."""
+
+    def __init__(self, connections: Sequence[Connection], max_refused: int, barrier_s: float) -> None:
+        """`barrier_s`: longest wait for an answer that depends on other workers."""
+        self._connections = connections
+        self._max_refused = max_refused
+        self._barrier_s = barrier_s
+        self._specs: list[TableSpec] = []
+        self._cursors: list[dict[int, int]] = [{} for _ in connections]
+        self.rejected_pushes = 0
+        self._refused_in_a_row = 0
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes received from all servers."""
+        return sum(connection.bytes_in for connection in self._connections)
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes sent to all servers."""
+        return sum(connection.bytes_out for connection in self._connections)
+
+    def declare(self, specs: Sequence[TableSpec], first: Mapping[int, Tensor]) -> None:
+        """Agree on the tables; their numbers are their places in `specs`. `first`: values of dense tables."""
+        self._specs = list(specs)
+        count = len(self._connections)
+        for rank, connection in enumerate(self._connections):
+            share = [self._share(spec, rank) for spec in specs]
+            answer = _expect(Declared, connection.ask(Declare(tuple(msgspec.to_builtins(s) for s in share))))
+            values = [Push(n, None, first[n][blocks(first[n].size, count)[rank]]) for n in answer.empty]
+            if values:
+                connection.ask(Start(tuple(values)))
+
+    def look(self, pulls: Sequence[Pull]) -> Pending:
+        """Ask for rows as they are now."""
+        places = [self._places(pull.table, pull.keys) for pull in pulls]
+        numbers = [
+            connection.send(Look(self._pulls_of(rank, pulls, places)))
+            for rank, connection in enumerate(self._connections)
+        ]
+        return Pending(numbers, None, pulls, places)
+
+    def update(
+        self, epoch: int, step: int, samples: int, final: bool, pushes: Sequence[Push], pulls: Sequence[Pull]
+    ) -> Pending:
+        """Send gradients of one step, and ask for the rows wanted next."""
+        pushed = [self._places(push.table, push.keys) for push in pushes]
+        places = [self._places(pull.table, pull.keys) for pull in pulls]
+        bodies = [
+            Update(
+                epoch, step, samples, final, self._pushes_of(rank, pushes, pushed), self._pulls_of(rank, pulls, places)
+            )
+            for rank in range(len(self._connections))
+        ]
+        numbers = [connection.send(body) for connection, body in zip(self._connections, bodies, strict=True)]
+        return Pending(numbers, bodies, pulls, places)
+
+    def rows(self, pending: Pending) -> list[Tensor]:
+        """The rows asked for, in the order of the pulls. Raises PeerLost, and Refused after too many refusals."""
+        answers = [self._rows_from(rank, pending) for rank in range(len(self._connections))]
+        return [
+            self._joined(pull, places, [answer[at] for answer in answers])
+            for at, (pull, places) in enumerate(zip(pending.pulls, pending.places, strict=True))
+        ]
+
+    def window(self, epoch: int, samples: int, final: bool, deltas: Sequence[Push], tables: Sequence[int]) -> Exchanged:
+        """Send deltas; learn how the servers added them and what others changed in `tables` since the last time."""
+        places = [self._places(delta.table, delta.keys) for delta in deltas]
+        numbers = []
+        for rank, connection in enumerate(self._connections):
+            cursors = {table: self._cursors[rank].get(table, 0) for table in tables}
+            mine = self._pushes_of(rank, deltas, places)
+            numbers.append(connection.send(Window(epoch, samples, final, mine, cursors)))
+        applied = [np.zeros_like(delta.values) for delta in deltas]
+        changed: list[Push] = []
+        for rank, (connection, number) in enumerate(zip(self._connections, numbers, strict=True)):
+            answer = self._changes_from(connection, number)
+            if answer is None:
+                continue
+            self._cursors[rank].update(answer.cursors)
+            changed += [self._placed(rank, push) for push in answer.changed]
+            for delta, place, whole in zip(deltas, places, applied, strict=True):
+                whole[place[rank]] = delta.values[place[rank]] * whole.dtype.type(answer.weight)
+        return Exchanged(applied, changed)
+
+    def save(self, folder: str) -> dict[str, str]:
+        """Let every server write its share into `folder`; returns file -> sha256."""
+        numbers = [connection.send(Save(folder)) for connection in self._connections]
+        files: dict[str, str] = {}
+        for connection, number in zip(self._connections, numbers, strict=True):
+            files.update(_expect(Saved, connection.wait(number, self._barrier_s)).files)
+        return files
+
+    def detach(self) -> None:
+        """Use the tables no more."""
+        for connection in self._connections:
+            connection.ask(Detach())
+
+    def close(self) -> None:
+        """Hang up."""
+        for connection in self._connections:
+            connection.close()
+
+    # --- dividing and joining ----------------------------------------------------------------------------------------
+
+    def _share(self, spec: TableSpec, rank: int) -> TableSpec:
+        if spec.kind == "sparse":
+            return spec
+        block = blocks(spec.dim, len(self._connections))[rank]
+        return msgspec.structs.replace(spec, dim=block.stop - block.start)
+
+    def _places(self, table: int, keys: Tensor | None) -> Places:
+        count = len(self._connections)
+        if keys is None:
+            return list(blocks(self._specs[table].dim, count))
+        if count == 1:
+            return [slice(0, keys.size)]
+        shards = shard_of(keys, count)
+        return [np.flatnonzero(shards == rank) for rank in range(count)]
+
+    def _pushes_of(self, rank: int, pushes: Sequence[Push], places: Sequence[Places]) -> tuple[Push, ...]:
+        return tuple(
+            Push(push.table, None if push.keys is None else push.keys[place[rank]], push.values[place[rank]])
+            for push, place in zip(pushes, places, strict=True)
+        )
+
+    def _pulls_of(self, rank: int, pulls: Sequence[Pull], places: Sequence[Places]) -> tuple[Pull, ...]:
+        return tuple(
+            Pull(pull.table, None if pull.keys is None else pull.keys[place[rank]])
+            for pull, place in zip(pulls, places, strict=True)
+        )
+
+    def _joined(self, pull: Pull, places: Places, parts: Sequence[Tensor]) -> Tensor:
+        if len(parts) == 1:
+            return parts[0]
+        dim = self._specs[pull.table].dim
+        whole = np.empty((dim,) if pull.keys is None else (pull.keys.size, dim), parts[0].dtype)
+        for place, part in zip(places, parts, strict=True):
+            whole[place] = part
+        return whole
+
+    def _placed(self, rank: int, push: Push) -> Push:
+        """A server's block of a dense tensor as a push whose keys are the numbers' places in the whole."""
+        if push.keys is not None or len(self._connections) == 1:
+            return push
+        block = blocks(self._specs[push.table].dim, len(self._connections))[rank]
+        return Push(push.table, np.arange(block.start, block.stop, dtype=np.uint64), push.values)
+
+    # --- refusals ----------------------------------------------------------------------------------------------------
+
+    def _rows_from(self, rank: int, pending: Pending) -> tuple[Tensor, ...]:
+        connection = self._connections[rank]
+        try:
+            answer = connection.wait(pending.numbers[rank], self._barrier_s)
+            self._refused_in_a_row = 0
+        except Refused as refusal:
+            if pending.bodies is None:
+                raise
+            self._count(refusal)
+            without = msgspec.structs.replace(pending.bodies[rank], samples=0, pushes=())
+            answer = connection.ask(without, self._barrier_s)
+        return _expect(Rows, answer).values
+
+    def _changes_from(self, connection: Connection, number: int) -> Changes | None:
+        try:
+            answer = _expect(Changes, connection.wait(number))
+            self._refused_in_a_row = 0
+        except Refused as refusal:
+            self._count(refusal)
+            return None
+        return answer
+
+    def _count(self, refusal: Refused) -> None:
+        self.rejected_pushes += 1
+        self._refused_in_a_row += 1
+        log.warning("push refused (%d in a row): %s", self._refused_in_a_row, refusal)
+        if self._refused_in_a_row >= self._max_refused:
+            raise FlpsError(f"{self._refused_in_a_row} pushes in a row were refused, the last one: {refusal}")
+
+
+def _expect(kind: type[Answer], answer: Any) -> Answer:
+    if not isinstance(answer, kind):
+        raise ProtocolError(f"the server answered with {type(answer).__name__}, expected {kind.__name__}")
+    return answer

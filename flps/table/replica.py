@@ -1,0 +1,99 @@
+"""geo: a worker's own copy of a shared table, beside what it knows of the servers' copy.
+
+The worker trains its copy x by its own rule. Per window it sends delta = x - base, where base is what the servers
+hold as far as the worker knows; the servers add weight * delta, and so does the worker to base. Rows that others
+changed come back as s: x += s - base; base = s. What the weight kept back stays in x and goes with later windows.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from flps.table.dense import DenseTable
+from flps.table.index import Keys, Slots
+from flps.table.rules import Rows, Sum
+from flps.table.sparse import SparseTable
+from flps.table.spec import TableSpec
+
+
+def servers_spec(spec: TableSpec) -> TableSpec:
+    """How the servers hold a table that is trained in windows: deltas are added."""
+    return msgspec.structs.replace(spec, rule=Sum())
+
+
+class SparseReplica:
+    """A sparse table that is trained here and exchanged in windows."""
+
+    def __init__(self, spec: TableSpec) -> None:
+        self.spec = spec
+        self._mine = SparseTable(spec)
+        self._base = SparseTable(servers_spec(spec))
+        self._touched: list[Slots] = []
+
+    def pull(self, keys: Keys) -> Rows:
+        """The worker's rows (N, dim)."""
+        return self._mine.pull(keys)
+
+    def push(self, keys: Keys, pushed: Rows) -> None:
+        """One local step."""
+        self._touched.append(self._mine.push(keys, pushed))
+
+    def delta(self) -> tuple[Keys, Rows]:
+        """Keys (N,) and deltas (N, dim) of the rows trained since the last call."""
+        touched, self._touched = self._touched, []
+        slots = np.unique(np.concatenate(touched)) if touched else np.empty(0, np.int64)
+        keys = self._mine.keys(slots)
+        return keys, self._mine.read(slots) - self._base.pull(keys)
+
+    def sent(self, keys: Keys, applied: Rows) -> None:
+        """The servers added `applied` (N, dim) to the rows of `keys`."""
+        self._base.push(keys, applied)
+
+    def receive(self, keys: Keys, rows: Rows) -> None:
+        """The servers now hold `rows` (N, dim) at `keys`."""
+        base, mine = self._base.slots(keys), self._mine.slots(keys)
+        self._mine.write(mine, self._mine.read(mine) + (rows - self._base.read(base)))
+        self._base.write(base, rows)
+
+    @property
+    def servers_view(self) -> SparseTable:
+        """What the servers hold, as far as this worker knows; for measuring, not for training."""
+        return self._base
+
+
+class DenseReplica:
+    """A dense table that is trained here and exchanged in windows."""
+
+    def __init__(self, spec: TableSpec, first: Rows) -> None:
+        self.spec = spec
+        self._mine = DenseTable(spec)
+        self._mine.start_with(first)
+        self._base = first.copy()
+
+    def pull(self) -> Rows:
+        """The worker's values (dim,)."""
+        return self._mine.pull()
+
+    def push(self, pushed: Rows) -> None:
+        """One local step."""
+        self._mine.push(pushed)
+
+    def delta(self) -> Rows:
+        """What was trained here and not sent yet (dim,)."""
+        return self._mine.values - self._base
+
+    def sent(self, applied: Rows) -> None:
+        """The servers added `applied` (dim,)."""
+        self._base += applied
+
+    def receive(self, values: Rows, places: Keys | None = None) -> None:
+        """The servers now hold `values`; `places` (N,): which of the numbers they are, all of them when None."""
+        where = slice(None) if places is None else places.astype(np.int64)
+        self._mine.values[where] += values - self._base[where]
+        self._base[where] = values
+
+    @property
+    def servers_view(self) -> Rows:
+        """What the servers hold (dim,), as far as this worker knows."""
+        return self._base.copy()

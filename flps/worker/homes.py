@@ -1,0 +1,312 @@
+"""Where parameters live while a worker trains, and what travels.
+
+    LocalHome    in this process: private parameters, and everything when there are no servers
+    StepHome     at the servers: each step sends gradients and fetches the rows of the next batch (sync, async)
+    WindowHome   trained here, exchanged every `geo_step` steps as deltas (geo)
+
+The training loop drives all homes alike: begin an epoch, take the gradients of each step, flush at its end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from flps.message import Pull, Push
+from flps.nn import PrivateTable
+from flps.remote import Pending, Servers
+from flps.table import DenseTable, SparseTable
+from flps.table.files import Parts
+from flps.table.replica import DenseReplica, SparseReplica, servers_spec
+from flps.table.spec import TableSpec
+from flps.worker.parameters import DenseParameter, Features, Keys, Parameter, SparseParameter
+
+
+class Step(NamedTuple):
+    """One optimizer step of this worker."""
+
+    epoch: int
+    number: int  # within the epoch
+    samples: int
+
+
+class Home(Protocol):
+    """Keeps some parameters."""
+
+    lookahead: int  # batches after the current one that it wants to see
+
+    def begin(self, epoch: int, upcoming: Sequence[Features]) -> None:
+        """An epoch begins with these batches, at most 1 + lookahead of them."""
+
+    def take(self, step: Step, upcoming: Sequence[Features]) -> None:
+        """Gradients have been computed; the next batches are `upcoming`, at most 1 + lookahead of them."""
+
+    def end(self, epoch: int) -> None:
+        """No batch is left: send what has not been sent, wait for what is under way."""
+
+    def refresh(self) -> None:
+        """Everybody has sent everything: take the servers' state, for measuring and for the next epoch."""
+
+
+class LocalHome:
+    """Parameters in this process."""
+
+    lookahead = 0
+
+    def __init__(self, parameters: Sequence[Parameter], private: bool) -> None:
+        """`private`: their tables hand out private arrays."""
+        self.tables: dict[str, SparseTable | PrivateTable | DenseTable] = {}
+        self._parameters = parameters
+        for parameter in parameters:
+            spec = parameter.spec
+            if isinstance(parameter, SparseParameter):
+                table = PrivateTable(spec) if private else SparseTable(spec)
+                parameter.embedding.table = table
+                self.tables[spec.name] = table
+            else:
+                dense = DenseTable(spec)
+                dense.start_with(parameter.pack.values())
+                self.tables[spec.name] = dense
+
+    def begin(self, epoch: int, upcoming: Sequence[Features]) -> None:
+        """Nothing to fetch."""
+
+    def take(self, step: Step, upcoming: Sequence[Features]) -> None:
+        for parameter in self._parameters:
+            table = self.tables[parameter.spec.name]
+            if isinstance(parameter, DenseParameter):
+                assert isinstance(table, DenseTable)
+                table.push(parameter.gradient())
+                parameter.pack.load(table.values)
+            else:
+                gradient = parameter.gradient()
+                if gradient is not None:
+                    assert not isinstance(table, DenseTable)
+                    table.push(*gradient)
+
+    def end(self, epoch: int) -> None:
+        """Nothing is under way."""
+
+    def dump(self) -> dict[str, Parts]:
+        """Everything, by table, for the owner's own disk."""
+        return {name: table.dump() for name, table in self.tables.items()}
+
+    def load(self, name: str, parts: Sequence[Parts], keys: Keys) -> None:
+        """Put a table back from the dumps of several owners: of sparse tables the rows of these `keys`."""
+        table = self.tables[name]
+        if isinstance(table, DenseTable):
+            return  # a dense private table belongs to one owner, who loads it by its own file
+        for part in parts:
+            mine = np.isin(part["keys"], keys)
+            table.load(part["keys"][mine], part["values"][mine], part["state"][mine])
+
+    def refresh(self) -> None:
+        """The state is here."""
+
+
+class StepHome:
+    """Parameters at the servers, exchanged at every step.
+
+    `lookahead` 0 (sync): the rows of the next batch come after this step's update of everybody. 1 (async): they were
+    asked for before this batch was computed, so the wire and the model work at the same time.
+    """
+
+    def __init__(
+        self, parameters: Sequence[Parameter], servers: Servers, numbers: dict[str, int], lookahead: int
+    ) -> None:
+        """`numbers`: table name -> the number that the servers know it by."""
+        self.lookahead = lookahead
+        self._parameters = parameters
+        self._servers = servers
+        self._numbers = numbers
+        self._asked: deque[tuple[Pending, list[Keys | None]]] = deque()
+        self._next_step = 0
+        for parameter in parameters:
+            if isinstance(parameter, SparseParameter):
+                parameter.embedding.table = RowsOnDemand(servers, numbers[parameter.spec.name])
+
+    def begin(self, epoch: int, upcoming: Sequence[Features]) -> None:
+        self._next_step = 0
+        self._asked.clear()
+        for batch in upcoming:
+            pulls, keys = self._questions(batch)
+            self._asked.append((self._servers.look(pulls), keys))
+        if upcoming:
+            self._stage()
+
+    def take(self, step: Step, upcoming: Sequence[Features]) -> None:
+        wanted = upcoming[self.lookahead] if len(upcoming) > self.lookahead else None
+        pulls, keys = self._questions(wanted) if wanted is not None else ([], [])
+        final = not upcoming
+        pending = self._servers.update(step.epoch, step.number, step.samples, final, self._pushes(), pulls)
+        self._next_step = step.number + 1
+        self._asked.append((pending, keys))
+        if upcoming:
+            self._stage()
+
+    def end(self, epoch: int) -> None:
+        if not self._next_step:  # an empty shard: the others must not wait for it
+            self._servers.rows(self._servers.update(epoch, 0, 0, True, [], []))
+        while self._asked:
+            self._servers.rows(self._asked.popleft()[0])
+
+    def refresh(self) -> None:
+        dense = [p for p in self._parameters if isinstance(p, DenseParameter)]
+        rows = self._servers.rows(self._servers.look([Pull(self._numbers[p.spec.name], None) for p in dense]))
+        for parameter, values in zip(dense, rows, strict=True):
+            parameter.pack.load(values)
+
+    def _questions(self, batch: Features) -> tuple[list[Pull], list[Keys | None]]:
+        keys = [p.keys(batch) if isinstance(p, SparseParameter) else None for p in self._parameters]
+        pulls = [Pull(self._numbers[p.spec.name], k) for p, k in zip(self._parameters, keys, strict=True)]
+        return pulls, keys
+
+    def _pushes(self) -> list[Push]:
+        pushes = []
+        for parameter in self._parameters:
+            number = self._numbers[parameter.spec.name]
+            if isinstance(parameter, DenseParameter):
+                pushes.append(Push(number, None, parameter.gradient()))
+            else:
+                gradient = parameter.gradient()
+                if gradient is not None:
+                    pushes.append(Push(number, *gradient))
+        return pushes
+
+    def _stage(self) -> None:
+        """The oldest question's answer becomes the parameters of the coming batch."""
+        pending, keys = self._asked.popleft()
+        rows = self._servers.rows(pending)
+        for parameter, key, values in zip(self._parameters, keys, rows, strict=True):
+            if isinstance(parameter, DenseParameter):
+                parameter.pack.load(values)
+            else:
+                assert key is not None
+                parameter.embedding.stage(key, values)
+
+
+class RowsOnDemand:
+    """Rows of a table behind servers, one question a look-up: for measuring, and for models that name no feature."""
+
+    def __init__(self, servers: Servers, number: int) -> None:
+        self._servers = servers
+        self._number = number
+
+    def pull(self, keys: Keys) -> np.ndarray:
+        """The rows (N, dim) as they are now."""
+        return self._servers.rows(self._servers.look([Pull(self._number, keys)]))[0]
+
+    def push(self, keys: Keys, pushed: np.ndarray) -> None:
+        """Gradients travel with the step, not by themselves."""
+        raise NotImplementedError("gradients of a table behind servers travel with the step")
+
+
+class WindowHome:
+    """Parameters trained here and exchanged every `geo_step` steps."""
+
+    lookahead = 0
+
+    def __init__(
+        self, parameters: Sequence[Parameter], servers: Servers, numbers: dict[str, int], geo_step: int
+    ) -> None:
+        self._parameters = parameters
+        self._servers = servers
+        self._numbers = [numbers[p.spec.name] for p in parameters]
+        self._geo_step = geo_step
+        self._samples = 0
+        self._steps = 0
+        self._replicas: dict[int, SparseReplica | DenseReplica] = {}
+        for parameter, number in zip(parameters, self._numbers, strict=True):
+            replica = (
+                DenseReplica(parameter.spec, parameter.pack.values())
+                if isinstance(parameter, DenseParameter)
+                else SparseReplica(parameter.spec)
+            )
+            self._replicas[number] = replica
+        self._use_own_copy()
+
+    @staticmethod
+    def spec(spec: TableSpec) -> TableSpec:
+        """How the servers hold such a table."""
+        return servers_spec(spec)
+
+    def begin(self, epoch: int, upcoming: Sequence[Features]) -> None:
+        self._use_own_copy()
+
+    def take(self, step: Step, upcoming: Sequence[Features]) -> None:
+        for parameter, number in zip(self._parameters, self._numbers, strict=True):
+            replica = self._replicas[number]
+            if isinstance(replica, DenseReplica):
+                assert isinstance(parameter, DenseParameter)
+                replica.push(parameter.gradient())
+                parameter.pack.load(replica.pull())
+            else:
+                gradient = parameter.gradient()
+                if gradient is not None:
+                    assert isinstance(gradient, tuple)
+                    replica.push(*gradient)
+        self._samples += step.samples
+        self._steps += 1
+        if self._steps == self._geo_step and upcoming:
+            self._exchange(step.epoch, final=False)
+
+    def end(self, epoch: int) -> None:
+        self._exchange(epoch, final=True)
+
+    def refresh(self) -> None:
+        """Take what others sent last, and show the model the servers' state."""
+        self._receive(self._servers.window(0, 0, True, [], self._numbers).changed)
+        for parameter, number in zip(self._parameters, self._numbers, strict=True):
+            replica = self._replicas[number]
+            if isinstance(parameter, DenseParameter):
+                assert isinstance(replica, DenseReplica)
+                parameter.pack.load(replica.servers_view)
+            else:
+                assert isinstance(replica, SparseReplica)
+                parameter.embedding.table = replica.servers_view
+
+    def _use_own_copy(self) -> None:
+        for parameter, number in zip(self._parameters, self._numbers, strict=True):
+            replica = self._replicas[number]
+            if isinstance(parameter, DenseParameter):
+                assert isinstance(replica, DenseReplica)
+                parameter.pack.load(replica.pull())
+            else:
+                assert isinstance(replica, SparseReplica)
+                parameter.embedding.table = replica
+
+    def _exchange(self, epoch: int, final: bool) -> None:
+        deltas = []
+        for number, replica in self._replicas.items():
+            if isinstance(replica, DenseReplica):
+                deltas.append(Push(number, None, replica.delta()))
+            else:
+                keys, delta = replica.delta()
+                if keys.size:
+                    deltas.append(Push(number, keys, delta))
+        exchanged = self._servers.window(epoch, self._samples, final, deltas, self._numbers)
+        self._samples = self._steps = 0
+        for delta_push, applied in zip(deltas, exchanged.applied, strict=True):
+            replica = self._replicas[delta_push.table]
+            if isinstance(replica, DenseReplica):
+                replica.sent(applied)
+            else:
+                assert delta_push.keys is not None
+                replica.sent(delta_push.keys, applied)
+        self._receive(exchanged.changed)
+        for parameter, number in zip(self._parameters, self._numbers, strict=True):
+            replica = self._replicas[number]
+            if isinstance(parameter, DenseParameter) and isinstance(replica, DenseReplica):
+                parameter.pack.load(replica.pull())
+
+    def _receive(self, changed: Sequence[Push]) -> None:
+        for push in changed:
+            replica = self._replicas[push.table]
+            if isinstance(replica, DenseReplica):
+                replica.receive(push.values, push.keys)
+            else:
+                assert push.keys is not None
+                replica.receive(push.keys, push.values)

@@ -1,0 +1,336 @@
+"""One worker's part of a job: its connections, model and samples, and what can be done with them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flps.checkpoint import FORMAT, Manifest, export, read_files, read_manifest, retract_manifest, write_manifest
+from flps.config.job import Job
+from flps.data.evaluation import TestSet, open_test
+from flps.data.sources import Reader
+from flps.data.train import Sampling, TrainSet, open_train
+from flps.errors import ConfigError
+from flps.membership import Member
+from flps.message import Arrive, Leave, Release, Report
+from flps.metrics import EventLog
+from flps.models.catalog import resolve
+from flps.nn import PrivateTable
+from flps.remote import Servers
+from flps.table.files import write_tables
+from flps.transport.beat import Heartbeat
+from flps.transport.connection import Connection
+from flps.transport.sockets import Carrier
+from flps.worker.dump import Dump
+from flps.worker.evaluate import Evaluation, evaluate, model_score
+from flps.worker.homes import Home, LocalHome, StepHome, WindowHome
+from flps.worker.parameters import DenseParameter, SparseParameter, place
+from flps.worker.train import Progress, Totals, Trainer
+
+log = logging.getLogger(__name__)
+_EVENT_EVERY_S = 0.5
+
+
+class Session:
+    """Everything that a worker of a federation can do; `FLClient` says in which order."""
+
+    def __init__(self, job: Job, rank: int) -> None:
+        self.job = job
+        self.rank = rank
+        self.config = job.config
+        self.member = Member("worker", rank)
+        self.events = EventLog(str(Path(job.run_dir) / "metrics.jsonl"), "worker", rank)
+        self._event_at = 0.0
+        self._carrier = Carrier(job, self.member)
+        coordinator = Member("coordinator" if job.coordinators else "server", 0)
+        self._heartbeat = Heartbeat(self._carrier, job.coordinator, coordinator)
+        self._coordinator = Connection(self._carrier, job.coordinator, coordinator, self._heartbeat.check)
+        network = self.config.network
+        self._servers = Servers(
+            [
+                Connection(self._carrier, endpoint, Member("server", n), self._heartbeat.check)
+                for n, endpoint in enumerate(job.servers)
+            ],
+            network.max_refused,
+            network.barrier_timeout_s,
+        )
+
+    # --- coming up ---------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Join the job, open the samples, build the model, agree with the servers on its tables."""
+        runner = self.config.runner
+        torch.set_num_threads(runner.thread_num)
+        self.device = _device(runner.use_gpu)
+        self._heartbeat.start()
+        self._heartbeat.wait_joined()
+        self.train_set = self._open_train()
+        self.test_set = self._open_test()
+        self.model = resolve(self.config.model, self.job.config_dir)(self.config.hyper_parameters, self.config.seed)
+        self.model.to(self.device)
+        self.placed = place(self.model, self.config)
+        self._homes = self._make_homes()
+        self._trainer = Trainer(self.model, list(self._homes.values()), self.device, runner.pure_bf16)
+        self._dump = Dump.of(self.config, self.placed, Path(self.job.run_dir), self.rank)
+        self._warm_up()
+        log.info(
+            "ready: %d samples an epoch, %d users, tables %s",
+            self.train_set.samples,
+            len(self.train_set.users),
+            ", ".join(f"{p.parameter.spec.name} ({p.placement}, {p.parameter.spec.rule.name})" for p in self.placed),
+        )
+        self.events.write("ready")
+
+    def _open_train(self) -> TrainSet:
+        runner = self.config.runner
+        sampling = Sampling(
+            batch_size=runner.train_batch_size,
+            seed=self.config.seed,
+            negatives="fresh" if runner.fresh_negatives else "fixed",
+            num_neg=runner.num_neg,
+            num_users=int(self.config.hyper_parameters.get("num_users", 0)),
+            num_items=int(self.config.hyper_parameters.get("num_items", 0)),
+            debug=runner.dataset_debug,
+        )
+        return open_train(
+            self._folder(runner.train_data_dir),
+            self.rank,
+            self.job.workers,
+            reader=self._reader(runner.reader_type, runner.train_reader_path, runner.train_batch_size),
+            sampling=sampling,
+            split_file_list=runner.split_file_list,
+        )
+
+    def _open_test(self) -> TestSet | None:
+        runner = self.config.runner
+        if not runner.test_data_dir:
+            return None
+        return open_test(
+            self._folder(runner.test_data_dir),
+            self.rank,
+            self.job.workers,
+            reader=self._reader(
+                runner.infer_reader_type or runner.reader_type,
+                runner.infer_reader_path or runner.train_reader_path,
+                runner.infer_batch_size,
+            ),
+            split_file_list=runner.split_file_list,
+            num_users=int(self.config.hyper_parameters.get("num_users", 0)),
+            num_items=int(self.config.hyper_parameters.get("num_items", 0)),
+        )
+
+    def _reader(self, kind: Any, path: str, batch_size: int) -> Reader:
+        return Reader(
+            kind=kind,
+            pipe_command=self.config.runner.pipe_command,
+            reader_path=path,
+            config_path=str(Path(self.job.run_dir) / "config.yaml"),
+            config_dir=self.job.config_dir,
+            config=msgspec.to_builtins(self.config),
+            batch_size=batch_size,
+        )
+
+    def _folder(self, path: str) -> Path:
+        return Path(self.job.config_dir) / path
+
+    def _make_homes(self) -> dict[str, Home]:
+        """Homes by what travels; parameters at the servers are declared there."""
+        runner = self.config.runner
+        local = [p.parameter for p in self.placed if p.placement == "private"]
+        stepwise = [p.parameter for p in self.placed if p.placement == "shared" and p.update == "step"]
+        windowed = [p.parameter for p in self.placed if p.placement == "shared" and p.update == "window"]
+        shared = [(p, p.spec) for p in stepwise] + [(p, WindowHome.spec(p.spec)) for p in windowed]
+        first = {n: p.pack.values() for n, (p, _) in enumerate(shared) if isinstance(p, DenseParameter)}
+        self._servers.declare([spec for _, spec in shared], first)
+        numbers = {spec.name: n for n, (_, spec) in enumerate(shared)}
+        homes: dict[str, Home] = {}
+        if local:
+            homes["local"] = LocalHome(local, private=True)
+        if stepwise:
+            homes["step"] = StepHome(stepwise, self._servers, numbers, lookahead=int(runner.sync_mode != "sync"))
+        if windowed:
+            homes["window"] = WindowHome(windowed, self._servers, numbers, runner.geo_step)
+        return homes
+
+    def _warm_up(self) -> None:
+        """Private tables of a saved model; the servers have taken their own."""
+        path = self.config.runner.warmup_model_path
+        local = self._homes.get("local")
+        if path and isinstance(local, LocalHome):
+            folder = self._folder(path)
+            saved = read_files(folder, read_manifest(folder), "private")
+            for name, parts in saved.items():
+                local.load(name, parts, self.train_set.users.astype(np.uint64))
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def barrier(self, name: str, report: Report | None = None) -> Release:
+        """Wait for every worker that is alive; returns the sum of all reports."""
+        answer = self._coordinator.ask(Arrive(name, report or Report()), self.config.network.barrier_timeout_s)
+        assert isinstance(answer, Release)
+        return answer
+
+    def train(self, epoch: int) -> Totals:
+        """One epoch over this client's samples, everything sent."""
+        self.events.write("progress", **self._progress_fields(epoch, "train"))
+        batches = (batch._asdict() for batch in self._dump.passing(epoch, self.train_set.epoch(epoch)))
+        totals = self._trainer.epoch(epoch, batches, self.config.runner.print_interval, self._tell)
+        self._dump.parameters(epoch)
+        return totals
+
+    def refresh(self) -> None:
+        """After a barrier: take the servers' state."""
+        for home in self._homes.values():
+            home.refresh()
+
+    def report_of(self, totals: Totals) -> Report:
+        """What this worker measured, as counts that add up."""
+        return Report(
+            {
+                "samples": np.array([totals.samples], np.int64),
+                "loss": np.array([totals.loss], np.float64),
+                "auc": np.array(totals.auc.counts),
+            }
+        )
+
+    def _tell(self, progress: Progress) -> None:
+        """One line in the original's form, and now and then an event for the live table."""
+        log.info(
+            "time: [%s], batch: [%d], Epoch %d Var Loss[1]:[%.6g], Epoch %d Var Auc[1]:[%.6g], speed: %.0f samples/s",
+            time.strftime("%Y-%m-%d %H:%M:%S"),
+            progress.step,
+            progress.epoch,
+            progress.loss,
+            progress.epoch,
+            progress.auc,
+            progress.samples_per_s,
+        )
+        now = time.monotonic()
+        if now - self._event_at > _EVENT_EVERY_S or progress.samples == self.train_set.samples:
+            self._event_at = now
+            fields = self._progress_fields(progress.epoch, "train")
+            fields.update(
+                step=progress.step,
+                samples=progress.samples,
+                samples_per_s=progress.samples_per_s,
+                loss=progress.loss,
+                auc=progress.auc,
+            )
+            self.events.write("progress", **fields)
+
+    def _progress_fields(self, epoch: int, state: str) -> dict[str, Any]:
+        return {
+            "state": state,
+            "epoch": epoch,
+            "epochs": self.config.runner.epochs,
+            "step": 0,
+            "steps": self.train_set.steps(),
+            "samples": 0,
+            "bytes_in": self._servers.bytes_in + self._coordinator.bytes_in,
+            "bytes_out": self._servers.bytes_out + self._coordinator.bytes_out,
+            "rejected_pushes": self._servers.rejected_pushes,
+        }
+
+    # --- measuring ---------------------------------------------------------------------------------------------------
+
+    def evaluate(self, epoch: int, full: bool) -> Evaluation | None:
+        """Rank this client's own held-out items with the servers' state and its private rows; None without test set."""
+        if self.test_set is None:
+            return None
+        self.events.write("progress", **self._progress_fields(epoch, "evaluate"))
+        return evaluate(
+            model_score(self.model, self.device, self.config.runner.pure_bf16),
+            self.test_set,
+            self.train_set.interactions,
+            self.train_set.num_items,
+            self.config.evaluation.k,
+            full,
+            self._warm(self.test_set.users),
+        )
+
+    def _warm(self, users: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Whether each user's private row has been trained; None when users are not private."""
+        local = self._homes.get("local")
+        for table in local.tables.values() if isinstance(local, LocalHome) else ():
+            if isinstance(table, PrivateTable) and self._feature(table.spec.name) == "user_input":
+                return table.warm(users.astype(np.uint64))
+        return None
+
+    def _feature(self, table: str) -> str:
+        sparse = [p.parameter for p in self.placed if isinstance(p.parameter, SparseParameter)]
+        return next((p.embedding.feature for p in sparse if p.spec.name == table), "")
+
+    # --- saving ------------------------------------------------------------------------------------------------------
+
+    def folder_of(self, epoch: int) -> Path:
+        """Where the model after `epoch` epochs is saved."""
+        return Path(self.job.run_dir) / self.config.runner.model_save_path / str(epoch)
+
+    def save(self, epoch: int, workers: Sequence[int]) -> None:
+        """Save the whole model: each client its private tables, each server its share, the first worker the manifest.
+
+        `workers`: ranks of those who save. Nobody trains meanwhile.
+        """
+        folder = self.folder_of(epoch)
+        is_first = self.rank == min(workers)
+        if is_first:
+            retract_manifest(folder)
+        files: dict[str, str] = {}
+        local = self._homes.get("local")
+        if isinstance(local, LocalHome):
+            name = f"private-{self.rank}-of-{self.job.workers}.safetensors"
+            files[name] = write_tables(folder / name, local.dump())
+        if is_first:
+            files.update(self._servers.save(str(folder)))
+        written = self.barrier(f"saved {epoch}", Report(files=files)).report.files
+        if is_first:
+            manifest = self._manifest(epoch, written)
+            files = {**written, **export(folder, manifest)}
+            write_manifest(folder, msgspec.structs.replace(manifest, files=files))
+            log.info("saved the model after epoch %d: %s", epoch, folder)
+
+    def _manifest(self, epoch: int, files: dict[str, str]) -> Manifest:
+        dense = [p.parameter for p in self.placed if isinstance(p.parameter, DenseParameter)]
+        return Manifest(
+            format=FORMAT,
+            epoch=epoch,
+            model=self.config.model,
+            hyper_parameters=self.config.hyper_parameters,
+            tables=tuple(p.parameter.spec for p in self.placed),
+            dense={p.spec.name: {n: list(s) for n, s in zip(p.pack.names, p.pack.shapes, strict=True)} for p in dense},
+            files=files,
+        )
+
+    # --- leaving -----------------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Say good-bye to everybody, in good order."""
+        self._servers.detach()
+        self._coordinator.ask(Leave())
+        self.events.write("progress", **self._progress_fields(self.config.runner.epochs, "done"))
+
+    def close(self) -> None:
+        """Let go of everything, in whatever state."""
+        self._heartbeat.stop()
+        self._servers.close()
+        self._coordinator.close()
+        self._carrier.shut_down()
+        self.events.close()
+
+
+def _device(use_gpu: bool) -> str:
+    if not use_gpu:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "runner.use_gpu is set, but torch finds no CUDA device here; set it to False or use that host"
+        )
+    return "cuda"

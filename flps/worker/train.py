@@ -1,0 +1,115 @@
+"""One epoch of training: the same loop in every mode; the homes know what travels."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from flps.metrics import AucHistogram
+from flps.worker.homes import Home, Step
+from flps.worker.parameters import Features
+
+
+class Progress(NamedTuple):
+    """How far an epoch is."""
+
+    epoch: int
+    step: int  # steps done
+    samples: int
+    loss: float  # mean over the samples since the last report
+    auc: float  # over the samples of this epoch
+    samples_per_s: float
+
+
+class Totals:
+    """What one epoch measured."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.loss = 0.0  # summed over samples
+        self.auc = AucHistogram()
+        self._scores: list[Tensor] = []
+        self._labels: list[NDArray[Any]] = []
+
+    def add(self, loss: float, logits: Tensor, labels: NDArray[Any]) -> None:
+        """Count one batch; its scores go into the histogram when `settle` is called."""
+        self.samples += len(labels)
+        self.loss += loss * len(labels)
+        self._scores.append(logits.detach())
+        self._labels.append(labels)
+
+    def settle(self) -> None:
+        """Put the scores of the last batches into the histogram, all at once since that is cheaper."""
+        if self._scores:
+            scores = torch.sigmoid(torch.cat(self._scores).float()).cpu().numpy()
+            self.auc.add(np.nan_to_num(scores, nan=0.5), np.concatenate(self._labels))
+            self._scores, self._labels = [], []
+
+
+class Trainer:
+    """Runs a model over batches and hands gradients to the homes of its parameters."""
+
+    def __init__(self, model: nn.Module, homes: Sequence[Home], device: str = "cpu", bf16: bool = False) -> None:
+        self._model = model
+        self._homes = homes
+        self._device = device
+        self._bf16 = bf16
+        self._lookahead = max((home.lookahead for home in homes), default=0)
+        self._target: str = model.target  # type: ignore[assignment]
+
+    def epoch(self, epoch: int, batches: Iterable[Features], every: int, report: Callable[[Progress], None]) -> Totals:
+        """Train on the batches; `report` is called each `every` steps and after the last one."""
+        totals = Totals()
+        self._model.train()
+        began = time.monotonic()
+        reported = 0, 0.0
+        stream = _with_upcoming(batches, self._lookahead)
+        first = next(stream, [])
+        for home in self._homes:
+            home.begin(epoch, first[: 1 + home.lookahead])
+        number = -1
+        upcoming = first
+        while upcoming:
+            number += 1
+            batch, *_ = upcoming
+            upcoming = next(stream, [])
+            self._step(Step(epoch, number, len(batch[self._target])), batch, upcoming, totals)
+            if (number + 1) % every == 0 or not upcoming:
+                totals.settle()
+                samples, loss = totals.samples - reported[0], totals.loss - reported[1]
+                reported = totals.samples, totals.loss
+                rate = totals.samples / max(time.monotonic() - began, 1e-9)
+                report(Progress(epoch, number + 1, totals.samples, loss / samples, totals.auc.value(), rate))
+        for home in self._homes:
+            home.end(epoch)
+        return totals
+
+    def _step(self, step: Step, batch: Features, upcoming: Sequence[Features], totals: Totals) -> None:
+        tensors = {name: torch.from_numpy(array).to(self._device) for name, array in batch.items()}
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
+            logits = self._model(tensors)
+        loss = self._model.loss(logits, tensors)  # type: ignore[operator]
+        loss.backward()
+        totals.add(loss.item(), logits, batch[self._target])
+        for home in self._homes:
+            home.take(step, upcoming[: 1 + home.lookahead])
+
+
+def _with_upcoming(batches: Iterable[Features], lookahead: int) -> Iterator[list[Features]]:
+    """Each batch with the `lookahead` batches after it, as far as there are any."""
+    window: deque[Features] = deque()
+    for batch in batches:
+        window.append(batch)
+        if len(window) > lookahead:
+            yield list(window)
+            window.popleft()
+    while window:
+        yield list(window)
+        window.popleft()
