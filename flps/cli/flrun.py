@@ -129,7 +129,7 @@ def _prepared(arguments: Arguments, plan: Plan, environment: Mapping[str, str]) 
 
     check_ports(plan.binds)
     prepare.check_keys(plan)
-    config = prepare.with_data(plan.job.config, plan.job.workers, environment)
+    config = prepare.with_data(plan.job.config, plan.job.workers, environment, say=print)
     run_dir = logs.make_run_dir(Path(plan.job.run_dir))
     job = msgspec.structs.replace(plan.job, config=config, run_dir=str(run_dir))
     prepare.write_job(job, Path(arguments.config_yaml).read_bytes())

@@ -11,8 +11,9 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -106,15 +107,27 @@ def make_run_keys(plan: Plan) -> None:
         make_keys(Path(plan.job.key_dir))
 
 
-def with_data(config: Config, workers: int, environment: Mapping[str, str]) -> Config:
-    """The config with real folders in the place of `embedded:movielens_like`, whose data is made when not cached."""
-    if config.runner.train_data_dir != EMBEDDED:
+def with_data(
+    config: Config, workers: int, environment: Mapping[str, str], say: Callable[[str], None] = lambda text: None
+) -> Config:
+    """The config with real folders in the place of `embedded:movielens_like`, whose data is made when not cached.
+
+    say: is told that it takes a moment, when it does.
+    """
+    runner = config.runner
+    if runner.train_data_dir != EMBEDDED:
         return config
     from flps.data.movielens_like import ensure
 
-    folder = ensure(cache_dir(environment), clients=workers)
+    cache = cache_dir(environment)
+    say(f"the generated default data for {workers} clients is looked up in {cache}; made when it is not there")
+    negatives: dict[str, Any] = {} if runner.fresh_negatives else {"negatives": "fixed", "num_neg": runner.num_neg}
+    try:
+        folder = ensure(cache, clients=workers, **negatives)
+    except OSError as error:
+        raise ResourceError(f"cannot make the default data in {cache}: {error.strerror}; set FLPS_CACHE_DIR") from error
     runner = msgspec.structs.replace(
-        config.runner, train_data_dir=str(folder / "fl_train_data"), test_data_dir=str(folder / "fl_test_data")
+        runner, train_data_dir=str(folder / "fl_train_data"), test_data_dir=str(folder / "fl_test_data")
     )
     return msgspec.structs.replace(config, runner=runner)
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from flps.config.job import Job
-from flps.config.types import Config, Runner
+from flps.config.types import EMBEDDED, Config, Runner
 from flps.errors import ConfigError, ResourceError
 from flps.launch.arguments import Arguments
 from flps.launch.plan import Plan, Role
@@ -102,3 +102,34 @@ def test_the_job_is_written_down(tmp_path: Path) -> None:
     assert msgspec.json.decode((tmp_path / "job.json").read_bytes(), type=Job) == one
     with pytest.raises(ResourceError, match="cannot write into"):
         write_job(job(run_dir=os.devnull), b"")
+
+
+@pytest.mark.parametrize(
+    ("keys", "division"),
+    [({}, {}), ({"negatives": "fixed", "num_neg": 2}, {"negatives": "fixed", "num_neg": 2})],
+)
+def test_the_default_data_takes_its_place(
+    keys: dict[str, object], division: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def ensure(cache: Path, clients: int, **more: object) -> Path:
+        asked.append((cache, clients, more))
+        return tmp_path / "made"
+
+    monkeypatch.setattr("flps.data.movielens_like.ensure", ensure)
+    config = Config(runner=Runner(train_data_dir=EMBEDDED, **keys))  # type: ignore[arg-type]
+    said: list[str] = []
+    runner = with_data(config, 10, {"FLPS_CACHE_DIR": str(tmp_path)}, said.append).runner
+    assert (runner.train_data_dir, runner.test_data_dir) == (
+        str(tmp_path / "made/fl_train_data"),
+        str(tmp_path / "made/fl_test_data"),
+    )
+    assert asked == [(tmp_path, 10, division)]
+    assert "10 clients" in said[0]
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match="FLPS_CACHE_DIR"):
+        with_data(Config(runner=Runner(train_data_dir=EMBEDDED)), 2, {"FLPS_CACHE_DIR": str(tmp_path / "file" / "x")})
