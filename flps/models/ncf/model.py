@@ -29,11 +29,13 @@ class Ncf(nn.Module):
     inputs: ClassVar[tuple[str, ...]] = ("user_input", "item_input")
     target: ClassVar[str] = "label"
 
-    def __init__(self, users: int, items: int, dim: int, features: int) -> None:
-        """`users`, `items`: rows of the tables; `dim`: their width; `features`: inputs of the last layer."""
+    def __init__(self, users: int, items: int, dim: int, features: int, seed: int) -> None:
+        """`users`, `items`: rows of the tables; `dim`: their width; `features`: inputs of the last layer; `seed`: for
+        the first values of rows, which differ between the two tables.
+        """
         super().__init__()
-        self.user_embedding = Embedding("user_embedding", dim, rows=users, feature="user_input")
-        self.item_embedding = Embedding("item_embedding", dim, rows=items, feature="item_input")
+        self.user_embedding = Embedding("user_embedding", dim, rows=users, feature="user_input", seed=2 * seed)
+        self.item_embedding = Embedding("item_embedding", dim, rows=items, feature="item_input", seed=2 * seed + 1)
         self.prediction = bare_linear(features, 1)
 
     def features(self, user_BD: Tensor, item_BD: Tensor) -> Tensor:
@@ -75,8 +77,8 @@ class Ncf(nn.Module):
 class NCF_GMF(Ncf):  # noqa: N801  the name that the yaml and the original use
     """Weighted product: logit = w . (user * item) + b."""
 
-    def __init__(self, users: int, items: int, mf_dim: int) -> None:
-        super().__init__(users, items, mf_dim, mf_dim)
+    def __init__(self, users: int, items: int, mf_dim: int, seed: int) -> None:
+        super().__init__(users, items, mf_dim, mf_dim, seed)
 
     def features(self, user_BD: Tensor, item_BD: Tensor) -> Tensor:
         return user_BD * item_BD
@@ -85,8 +87,8 @@ class NCF_GMF(Ncf):  # noqa: N801  the name that the yaml and the original use
 class NCF_MLP(Ncf):  # noqa: N801
     """Perceptron over the user's and the item's row side by side."""
 
-    def __init__(self, users: int, items: int, fc_layers: Sequence[int]) -> None:
-        super().__init__(users, items, fc_layers[0] // 2, fc_layers[-1])
+    def __init__(self, users: int, items: int, fc_layers: Sequence[int], seed: int) -> None:
+        super().__init__(users, items, fc_layers[0] // 2, fc_layers[-1], seed)
         self.tower = perceptron(fc_layers)
 
     def features(self, user_BD: Tensor, item_BD: Tensor) -> Tensor:
@@ -97,8 +99,8 @@ class NCF_MLP(Ncf):  # noqa: N801
 class NCF_NeuMF(Ncf):  # noqa: N801
     """Both side by side: the first `mf_dim` columns of a row go into the product, the others into the perceptron."""
 
-    def __init__(self, users: int, items: int, mf_dim: int, fc_layers: Sequence[int]) -> None:
-        super().__init__(users, items, mf_dim + fc_layers[0] // 2, mf_dim + fc_layers[-1])
+    def __init__(self, users: int, items: int, mf_dim: int, fc_layers: Sequence[int], seed: int) -> None:
+        super().__init__(users, items, mf_dim + fc_layers[0] // 2, mf_dim + fc_layers[-1], seed)
         self.mf_dim = mf_dim
         self.tower = perceptron(fc_layers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 from flps.models.ncf.build import build
 from flps.models.ncf.hyper import NcfHyperParameters
 from flps.models.ncf.model import NCF_GMF, NCF_MLP, Ncf, NCF_NeuMF
+from flps.nn import apply_gradients
+from flps.table import Adam, SparseTable
 
 MODES = {"NCF_GMF": NCF_GMF, "NCF_MLP": NCF_MLP, "NCF_NeuMF": NCF_NeuMF}
 DIMS = {"NCF_GMF": 8, "NCF_MLP": 32, "NCF_NeuMF": 40}
@@ -69,7 +72,7 @@ def test_one_table_of_users_and_one_of_items(mode: str) -> None:
     assert type(model) is MODES[mode]
     for table, keys in (("user_embedding", 7), ("item_embedding", 11)):
         embedding = getattr(model, table)
-        assert (embedding.name, embedding.dim, embedding.rows) == (table, DIMS[mode], keys)
+        assert (embedding.name, embedding.spec.dim, embedding.spec.bound) == (table, DIMS[mode], keys)
 
 
 @pytest.mark.parametrize(("mode", "numbers"), [("NCF_MLP", 2753), ("NCF_GMF", 9), ("NCF_NeuMF", 2761)])
@@ -84,6 +87,18 @@ def test_a_seed_fixes_the_weights_and_the_global_generator_is_left_alone(mode: s
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["prediction.weight"], other["prediction.weight"])
+
+
+def test_a_seed_fixes_the_rows_and_the_two_tables_differ() -> None:
+    batch = batch_of()
+    batch["item_input"] = batch["user_input"]
+    users, items = rows(build(small("NCF_NeuMF"), seed=5), batch)
+    same, _ = rows(build(small("NCF_NeuMF"), seed=5), batch)
+    others, _ = rows(build(small("NCF_NeuMF"), seed=6), batch)
+    assert np.array_equal(users, same)
+    assert not np.isclose(users, items, atol=0).any(axis=1).all()
+    assert not np.isclose(users, others, atol=0).any(axis=1).all()
+    assert abs(users.std() - 0.01) < 0.002
 
 
 def test_first_weights_follow_the_original() -> None:
@@ -119,14 +134,15 @@ def test_it_learns_a_small_truth(mode: str) -> None:
     users, items = torch.meshgrid(torch.arange(7), torch.arange(11), indexing="ij")
     batch = {"user_input": users.reshape(-1), "item_input": items.reshape(-1)}
     batch["label"] = ((batch["user_input"] + batch["item_input"]) % 2).float()
-    for _, weight in model.named_parameters():
-        weight.requires_grad_()
+    for embedding in (model.user_embedding, model.item_embedding):
+        embedding.table = SparseTable(msgspec.structs.replace(embedding.spec, rule=Adam(learning_rate=0.02)))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(300):
         optimizer.zero_grad()
         loss = model.loss(model(batch), batch)
         loss.backward()
         optimizer.step()
+        apply_gradients(model)
     assert loss.item() < 0.1
 
 
