@@ -52,15 +52,17 @@ class Session:
         self._carrier = Carrier(job, self.member)
         coordinator = Member("coordinator" if job.coordinators else "server", 0)
         self._heartbeat = Heartbeat(self._carrier, job.coordinator, coordinator)
-        self._coordinator = Connection(self._carrier, job.coordinator, coordinator, self._heartbeat.check)
+        connections = [
+            Connection(self._carrier, endpoint, Member("server", n), self._heartbeat.check)
+            for n, endpoint in enumerate(job.servers)
+        ]
         network = self.config.network
-        self._servers = Servers(
-            [
-                Connection(self._carrier, endpoint, Member("server", n), self._heartbeat.check)
-                for n, endpoint in enumerate(job.servers)
-            ],
-            network.max_refused,
-            network.barrier_timeout_s,
+        self._servers = Servers(connections, network.max_refused, network.barrier_timeout_s)
+        # Requests to one peer are numbered in one line, so server 0 as coordinator shares its connection.
+        self._coordinator = (
+            Connection(self._carrier, job.coordinator, coordinator, self._heartbeat.check)
+            if job.coordinators
+            else connections[0]
         )
 
     # --- coming up ---------------------------------------------------------------------------------------------------
