@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from flps.coordinator.summary import evaluated
 from flps.data.batch import Ids
 from flps.data.evaluation import TestSet, rankable
 from flps.data.interactions import Interactions
 from flps.errors import DataError, FlpsError
+from flps.message import Report
 from flps.models.ncf.build import build
 from flps.models.ncf.hyper import NcfHyperParameters
 from flps.worker.evaluate import Evaluation, Scores, evaluate, model_score, popularity
@@ -90,6 +92,19 @@ def test_clients_merged_in_any_order_are_the_whole(seed: int, client_of: list[in
     merged = parts[0].merge(parts[1]).merge(parts[2].merge(parts[3]))
     assert merged == whole
     assert merged.warm == warm.sum()
+
+
+@given(st.integers(0, 10**6), st.booleans())
+def test_counts_of_clients_add_up_to_the_event_of_all(seed: int, full: bool) -> None:
+    task = random_task(seed)
+    mine = np.arange(13) < 6
+    parts = [evaluate(task.score, chosen(task.test, rows), task.train, 17, full=full) for rows in (mine, ~mine)]
+    named = [part.counts() for part in parts]
+    assert named[0].keys() == named[1].keys()
+    assert ("full" in named[0]) is full
+    total = Report({name: named[0][name] + named[1][name] for name in named[0]})
+    merged = parts[0].merge(parts[1]).fields()
+    assert {name: evaluated(total)[name] for name in merged} == merged
 
 
 def test_evaluation_travels() -> None:
