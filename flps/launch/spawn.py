@@ -23,10 +23,11 @@ from flps.config.job import Job
 from flps.errors import FlpsError
 from flps.launch.child import HELD_BACK, become
 from flps.launch.plan import Role
+from flps.models.catalog import BUILT_IN
 
 ROLE_TARGET = "flps.launch.role:run_role"
 PRELOAD = ("flps.launch.child",)
-PRELOAD_ROLES = ("torch", "flps.launch.role")
+PRELOAD_ROLES = ("torch", "torch.fx.experimental.symbolic_shapes", "flps.launch.role")
 UNKNOWN_CODE = 255  # what multiprocessing says when the parent of the roles died before the role did
 
 
@@ -38,7 +39,8 @@ def preloaded_parent(target: str = ROLE_TARGET) -> Iterator[None]:
 
     When the block is left the parent is gone; no role may be alive by then.
     """
-    forkserver.set_forkserver_preload([*PRELOAD, *PRELOAD_ROLES] if target == ROLE_TARGET else list(PRELOAD))
+    models = [model.module for model in BUILT_IN.values()]
+    forkserver.set_forkserver_preload([*PRELOAD, *PRELOAD_ROLES, *models] if target == ROLE_TARGET else list(PRELOAD))
     # The tracker lifts the mask when it starts, so it must be there first.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
