@@ -54,10 +54,15 @@ def read_split(train: Path, test: Path | None = None, seed: int = 0, num_items: 
     if b"\t" in line:
         rows, notes = read_tabbed(path)
     else:
-        rows, notes = join(list(read_samples(path))), []
+        rows, notes = binary(join(list(read_samples(path)))), []
     test = test or sibling_test(path)
     users, items = read_test(test) if test else (np.empty(0, np.int64), np.empty((0, 1), np.int64))
     return checked_split(rows, users, items, num_items, notes)
+
+
+def binary(rows: Rows) -> Rows:
+    """A label above 0 is a positive."""
+    return Rows(rows.users, rows.items, (rows.labels > 0).astype(np.float32))
 
 
 def find_train(folder: Path) -> Path:

@@ -71,11 +71,15 @@ class Reader:
             DataError: a file holds something else than samples, with file and line.
         """
         if self.is_native:
-            return itertools.chain.from_iterable(native_rows(files) for files in shards)
+            for files in shards:
+                yield from native_rows(files)
+            return
         paths = [text_of(files, self.kind) for files in shards]
         if self.kind == "QueueDataset":
-            return itertools.chain.from_iterable(self.piped_rows(path) for path in paths)
-        return self.dataset_rows(paths)
+            for path in paths:
+                yield from self.piped_rows(path)
+        else:
+            yield from self.dataset_rows(paths)
 
     def dataset_rows(self, paths: list[Path]) -> Iterator[Rows]:
         """The samples of the user's RecDataset, with or without torch's DataLoader around it."""

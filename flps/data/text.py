@@ -63,9 +63,9 @@ def first_line(path: Path) -> bytes:
 
 
 def is_header(line: bytes) -> bool:
-    """Whether the first line of a csv names its columns instead of being a sample."""
-    first = line.split(b",")[0].strip()
-    return line.strip() == ORIGINALS_HEADER or (bool(line.strip()) and not first.lstrip(b"-").isdigit())
+    """Whether the first line of a csv names its columns instead of being a sample: it does not begin with a number."""
+    start = line.strip()[:1]
+    return line.strip() == ORIGINALS_HEADER or (bool(start) and not start.isdigit() and start != b"-")
 
 
 def read_numbers(

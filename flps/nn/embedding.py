@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flps.privacy import reveal
 from flps.table import Adam, Initializer, SparseTable, TableSpec
 from flps.table.rules import AnyRule
+from flps.table.sparse import merge_duplicates
 
 Keys = NDArray[np.uint64]
 Rows = NDArray[np.floating[Any]]
@@ -28,8 +29,8 @@ class RowSource(Protocol):
     def pull(self, keys: Keys) -> Rows:
         """The rows (N, dim) of `keys` (N,)."""
 
-    def push(self, keys: Keys, pushed: Rows) -> Any:
-        """Apply gradients (N, dim) to the rows of `keys` (N,)."""
+    def push(self, keys: Keys, pushed: Rows, unique: bool = False) -> Any:
+        """Apply gradients (N, dim) to the rows of `keys` (N,); `unique`: no key comes twice."""
 
 
 class Embedding(nn.Module):
@@ -75,13 +76,14 @@ class Embedding(nn.Module):
         return picked.reshape(*keys.shape, self.spec.dim)
 
     def take_gradient(self) -> tuple[Keys, Rows] | None:
-        """Keys (N,) and gradients (N, dim) of every forward since the last call, or None when there was none."""
+        """Keys (N,), each once, and gradients (N, dim) of every forward since the last call; None without any."""
         touched, self._touched = self._touched, []
         self._staged = None
         parts = [(keys, leaf.grad.cpu().numpy()) for keys, leaf in touched if leaf.grad is not None]
         if len(parts) < 2:
             return parts[0] if parts else None
-        return np.concatenate([keys for keys, _ in parts]), np.concatenate([gradient for _, gradient in parts])
+        keys, gradients = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return merge_duplicates(keys, gradients)
 
     def extra_repr(self) -> str:
         return f"{self.name!r}, dim={self.spec.dim}, rows={self.spec.bound}, placement={self.placement}"
@@ -98,4 +100,4 @@ def apply_gradients(model: nn.Module) -> None:
         if isinstance(module, Embedding):
             gradient = module.take_gradient()
             if gradient is not None:
-                module.table.push(*gradient)
+                module.table.push(*gradient, unique=True)

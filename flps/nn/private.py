@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,9 @@ class PrivateTable:
         """The rows (N, dim) of `keys` (N,)."""
         return conceal(self._table.pull(keys), self.spec.name)
 
-    def push(self, keys: NDArray[np.uint64], pushed: NDArray[np.floating[Any]]) -> None:
-        """Apply the rule to the rows of `keys` (N,) with `pushed` (N, dim)."""
-        self._mark(self._table.push(keys, reveal(pushed)))
+    def push(self, keys: NDArray[np.uint64], pushed: NDArray[np.floating[Any]], unique: bool = False) -> None:
+        """Apply the rule to the rows of `keys` (N,) with `pushed` (N, dim); `unique`: no key comes twice."""
+        self._mark(self._table.push(keys, reveal(pushed), unique))
 
     def warm(self, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Whether the row of each key (N,) has ever been trained or loaded."""
@@ -40,10 +41,9 @@ class PrivateTable:
         """Everything the table holds, for the owner's own disk: keys, values, state."""
         return {part: conceal(array, self.spec.name) for part, array in self._table.dump().items()}
 
-    def load(self, keys: NDArray[Any], values: NDArray[Any], state: NDArray[Any]) -> None:
-        """Put rows back as `dump` gave them."""
-        self._table.load(reveal(keys), reveal(values), reveal(state))
-        self._mark(self._table.slots(reveal(keys)))
+    def load(self, dumped: Mapping[str, NDArray[Any]], which: NDArray[np.bool_] | slice = slice(None)) -> None:
+        """Put rows back as `dump` gave them, or those of them that `which` picks."""
+        self._mark(self._table.load({part: reveal(array) for part, array in dumped.items()}, which))
 
     def _mark(self, slots: NDArray[np.int64]) -> None:
         self._fit(len(self._table))

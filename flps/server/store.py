@@ -154,7 +154,7 @@ class Store:
             if isinstance(table, SparseTable):
                 for part in parts:
                     mine = shard_of(part["keys"], self.servers) == self.rank
-                    table.load(part["keys"][mine], part["values"][mine], part["state"][mine])
+                    table.load(part, mine)
             elif parts:
                 whole = np.concatenate([part["values"] for part in parts])
                 table.start_with(whole[blocks(whole.size, self.servers)[self.rank]])

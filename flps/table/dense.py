@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +24,8 @@ class DenseTable:
             )
         self.spec = spec
         self.values: Rows = np.zeros(spec.dim, spec.dtype)
-        self._state: Rows = np.full((1, spec.rule.state_width(spec.dim)), spec.rule.first_state(), spec.dtype)
+        rule = spec.rule
+        self._state = [np.full((1, width), rule.first_state(), spec.dtype) for width in rule.state_widths(spec.dim)]
         self.initialized = False
 
     def start_with(self, values: Rows) -> bool:
@@ -42,15 +46,17 @@ class DenseTable:
         self._expect(pushed)
         self.spec.rule.apply(self.values[None, :], self._state, pushed[None, :])
 
-    def dump(self) -> dict[str, NDArray[np.generic]]:
-        """Everything the table holds: values (dim,), state (S,)."""
-        return {"values": self.values.copy(), "state": self._state[0].copy()}
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """Everything the table holds: values (dim,), state.0, state.1, ... (S,)."""
+        state = {f"state.{n}": array[0].copy() for n, array in enumerate(self._state)}
+        return {"values": self.values.copy(), **state}
 
-    def load(self, values: Rows, state: Rows) -> None:
+    def load(self, dumped: Mapping[str, NDArray[Any]]) -> None:
         """Put back what `dump` gave."""
-        self._expect(values)
-        self.values[:] = values
-        self._state[0] = state
+        self._expect(dumped["values"])
+        self.values[:] = dumped["values"]
+        for n, array in enumerate(self._state):
+            array[0] = dumped[f"state.{n}"]
         self.initialized = True
 
     def _expect(self, values: Rows) -> None:

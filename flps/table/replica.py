@@ -35,9 +35,9 @@ class SparseReplica:
         """The worker's rows (N, dim)."""
         return self._mine.pull(keys)
 
-    def push(self, keys: Keys, pushed: Rows) -> None:
-        """One local step."""
-        self._touched.append(self._mine.push(keys, pushed))
+    def push(self, keys: Keys, pushed: Rows, unique: bool = False) -> None:
+        """One local step; `unique`: no key comes twice."""
+        self._touched.append(self._mine.push(keys, pushed, unique))
 
     def delta(self) -> tuple[Keys, Rows]:
         """Keys (N,) and deltas (N, dim) of the rows trained since the last call."""
@@ -48,7 +48,7 @@ class SparseReplica:
 
     def sent(self, keys: Keys, applied: Rows) -> None:
         """The servers added `applied` (N, dim) to the rows of `keys`."""
-        self._base.push(keys, applied)
+        self._base.push(keys, applied, unique=True)
 
     def receive(self, keys: Keys, rows: Rows) -> None:
         """The servers now hold `rows` (N, dim) at `keys`."""
@@ -71,9 +71,10 @@ class DenseReplica:
         self._mine.start_with(first)
         self._base = first.copy()
 
-    def pull(self) -> Rows:
+    @property
+    def own_view(self) -> Rows:
         """The worker's values (dim,)."""
-        return self._mine.pull()
+        return self._mine.values
 
     def push(self, pushed: Rows) -> None:
         """One local step."""

@@ -1,12 +1,13 @@
 """How a push changes rows.
 
 A rule sees N gathered rows at once: `apply(values, state, pushed)` writes the new values (N, D) and the new state
-(N, S) into the arrays that it is given. Law: a row's new value depends on that row alone, so that rows may be
+arrays (N, S) into what it is given. Law: a row's new value depends on that row alone, so that rows may be
 divided over any number of servers. Weights are w, pushed gradients g.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Protocol, TypeAlias
 
 import msgspec
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows: TypeAlias = NDArray[np.floating]
+State: TypeAlias = Sequence[Rows]
 
 
 class Rule(Protocol):
@@ -22,14 +24,14 @@ class Rule(Protocol):
     name: ClassVar[str]
     row_local: ClassVar[bool]  # every element changes by itself, so a row may be cut into pieces
 
-    def state_width(self, dim: int) -> int:
-        """Numbers of state (S) that a row of `dim` weights needs."""
+    def state_widths(self, dim: int) -> tuple[int, ...]:
+        """Width S of each state array, for rows of `dim` weights."""
 
     def first_state(self) -> float:
         """What each number of a new row's state holds."""
 
-    def apply(self, values: Rows, state: Rows, pushed: Rows) -> None:
-        """Change values (N, D) and state (N, S) in place by what was pushed (N, D)."""
+    def apply(self, values: Rows, state: State, pushed: Rows) -> None:
+        """Change values (N, D) and the state arrays (N, S) in place by what was pushed (N, D)."""
 
 
 class Sum(msgspec.Struct, frozen=True, tag="sum"):
@@ -38,13 +40,13 @@ class Sum(msgspec.Struct, frozen=True, tag="sum"):
     name: ClassVar[str] = "sum"
     row_local: ClassVar[bool] = True
 
-    def state_width(self, dim: int) -> int:
-        return 0
+    def state_widths(self, dim: int) -> tuple[int, ...]:
+        return ()
 
     def first_state(self) -> float:
         return 0.0
 
-    def apply(self, values: Rows, state: Rows, pushed: Rows) -> None:
+    def apply(self, values: Rows, state: State, pushed: Rows) -> None:
         values += pushed
 
 
@@ -55,13 +57,13 @@ class Sgd(msgspec.Struct, frozen=True, tag="sgd"):
     row_local: ClassVar[bool] = True
     learning_rate: float = 0.01
 
-    def state_width(self, dim: int) -> int:
-        return 0
+    def state_widths(self, dim: int) -> tuple[int, ...]:
+        return ()
 
     def first_state(self) -> float:
         return 0.0
 
-    def apply(self, values: Rows, state: Rows, pushed: Rows) -> None:
+    def apply(self, values: Rows, state: State, pushed: Rows) -> None:
         values -= pushed * values.dtype.type(self.learning_rate)
 
 
@@ -74,16 +76,17 @@ class Adagrad(msgspec.Struct, frozen=True, tag="adagrad"):
     initial_g2sum: float = 0.0
     epsilon: float = 1e-10
 
-    def state_width(self, dim: int) -> int:
-        return dim
+    def state_widths(self, dim: int) -> tuple[int, ...]:
+        return (dim,)
 
     def first_state(self) -> float:
         return self.initial_g2sum
 
-    def apply(self, values: Rows, state: Rows, pushed: Rows) -> None:
+    def apply(self, values: Rows, state: State, pushed: Rows) -> None:
         real = values.dtype.type
-        state += pushed * pushed
-        values -= real(self.learning_rate) * pushed / (np.sqrt(state) + real(self.epsilon))
+        (squares,) = state
+        squares += pushed * pushed
+        values -= real(self.learning_rate) * pushed / (np.sqrt(squares) + real(self.epsilon))
 
 
 class AdagradRow(msgspec.Struct, frozen=True, tag="adagrad_row"):
@@ -95,16 +98,17 @@ class AdagradRow(msgspec.Struct, frozen=True, tag="adagrad_row"):
     initial_g2sum: float = 0.0
     epsilon: float = 1e-8
 
-    def state_width(self, dim: int) -> int:
-        return 1
+    def state_widths(self, dim: int) -> tuple[int, ...]:
+        return (1,)
 
     def first_state(self) -> float:
         return self.initial_g2sum
 
-    def apply(self, values: Rows, state: Rows, pushed: Rows) -> None:
+    def apply(self, values: Rows, state: State, pushed: Rows) -> None:
         real = values.dtype.type
-        state += np.mean(pushed * pushed, axis=1, keepdims=True)
-        values -= real(self.learning_rate) * pushed / (np.sqrt(state) + real(self.epsilon))
+        (squares,) = state
+        squares += np.mean(pushed * pushed, axis=1, keepdims=True)
+        values -= real(self.learning_rate) * pushed / (np.sqrt(squares) + real(self.epsilon))
 
 
 class Adam(msgspec.Struct, frozen=True, tag="adam"):
@@ -112,7 +116,7 @@ class Adam(msgspec.Struct, frozen=True, tag="adam"):
 
     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g**2;
     w -= lr / (1 - b1**t) * m / (sqrt(v / (1 - b2**t)) + eps)   (Kingma and Ba 2015, algorithm 1)
-    State: m (D), v (D), t.
+    State: m (D), v (D), t (1).
     """
 
     name: ClassVar[str] = "adam"
@@ -122,29 +126,29 @@ class Adam(msgspec.Struct, frozen=True, tag="adam"):
     beta2: float = 0.999
     epsilon: float = 1e-8
 
-    def state_width(self, dim: int) -> int:
-        return 2 * dim + 1
+    def state_widths(self, dim: int) -> tuple[int, ...]:
+        return (dim, dim, 1)
 
     def first_state(self) -> float:
         return 0.0
 
-    def apply(self, values: Rows, state: Rows, pushed: Rows) -> None:
-        dim = values.shape[1]
+    def apply(self, values: Rows, state: State, pushed: Rows) -> None:
         real = values.dtype.type
-        first, second, steps = state[:, :dim], state[:, dim : 2 * dim], state[:, 2 * dim :]
-        steps += real(1)
+        first, second, steps = state
+        steps += 1
         first *= real(self.beta1)
         first += pushed * real(1 - self.beta1)
+        square = pushed * pushed
+        square *= real(1 - self.beta2)
         second *= real(self.beta2)
-        second += pushed * pushed * real(1 - self.beta2)
+        second += square
         # The corrections are one number a row; folding them into the step saves two passes over (N, D).
         count = steps.astype(np.float64)
         unbias = np.sqrt(1.0 - self.beta2**count)
-        rate = (self.learning_rate * unbias / (1.0 - self.beta1**count)).astype(values.dtype)
-        step = np.sqrt(second)
+        step = np.sqrt(second, out=square)
         step += (self.epsilon * unbias).astype(values.dtype)
         np.divide(first, step, out=step)
-        step *= rate
+        step *= (self.learning_rate * unbias / (1.0 - self.beta1**count)).astype(values.dtype)
         values -= step
 
 

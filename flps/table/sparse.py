@@ -7,6 +7,9 @@ Law 3: no view of the storage leaves this file: what is returned is a copy.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +18,7 @@ from flps.table.rules import Rows
 from flps.table.spec import TableSpec
 
 _FIRST_ROWS = 1024
+Whole = TypeVar("Whole", np.int64, np.uint64)
 
 
 class SparseTable:
@@ -25,7 +29,7 @@ class SparseTable:
         self._index = make_index(spec.bound)
         self._keys: Keys = np.empty(0, np.uint64)
         self._values: Rows = np.empty((0, spec.dim), spec.dtype)
-        self._state: Rows = np.empty((0, spec.rule.state_width(spec.dim)), spec.dtype)
+        self._state: list[Rows] = [np.empty((0, width), spec.dtype) for width in spec.rule.state_widths(spec.dim)]
 
     def __len__(self) -> int:
         return self._index.size
@@ -33,7 +37,7 @@ class SparseTable:
     @property
     def nbytes(self) -> int:
         """Bytes of storage held for rows."""
-        return self._keys.nbytes + self._values.nbytes + self._state.nbytes
+        return sum(array.nbytes for array in (self._keys, self._values, *self._state))
 
     def slots(self, keys: Keys) -> Slots:
         """Slot of each key (N,), making rows for keys that are new. Raises Refused for keys out of range."""
@@ -48,18 +52,20 @@ class SparseTable:
         """The rows (N, dim) of `keys` (N,), duplicates allowed."""
         return self.read(self.slots(keys))
 
-    def push(self, keys: Keys, pushed: Rows) -> Slots:
+    def push(self, keys: Keys, pushed: Rows, unique: bool = False) -> Slots:
         """Apply the rule to the rows of `keys` (N,), `pushed` (N, dim); duplicates are merged first.
 
-        Returns the slots (M,) of the rows that changed, each once.
+        `unique`: the caller knows that there are none. Returns the slots (M,) of the rows that changed, each once.
         """
         slots = self.slots(keys)
-        slots, pushed = merge_duplicates(slots, pushed)
-        values, state = self.read(slots), np.take(self._state, slots, axis=0)
+        if not unique:
+            slots, pushed = merge_duplicates(slots, pushed)
+        values = self.read(slots)
+        state = [np.take(array, slots, axis=0) for array in self._state]
         self.spec.rule.apply(values, state, pushed)
         self._values[slots] = values
-        if state.shape[1]:
-            self._state[slots] = state
+        for array, rows in zip(self._state, state, strict=True):
+            array[slots] = rows
         return slots
 
     def read(self, slots: Slots) -> Rows:
@@ -74,16 +80,23 @@ class SparseTable:
         """The keys whose rows stand in these slots; without slots every key, ordered by slot."""
         return self._keys[: len(self)].copy() if slots is None else np.take(self._keys, slots)
 
-    def dump(self) -> dict[str, NDArray[np.generic]]:
-        """Everything the table holds: keys (R,), values (R, dim), state (R, S)."""
+    def dump(self) -> dict[str, NDArray[Any]]:
+        """Everything the table holds: keys (R,), values (R, dim), state.0, state.1, ... (R, S)."""
         size = len(self)
-        return {"keys": self.keys(), "values": self._values[:size].copy(), "state": self._state[:size].copy()}
+        arrays = {"keys": self._keys, "values": self._values}
+        arrays.update({f"state.{n}": array for n, array in enumerate(self._state)})
+        return {name: array[:size].copy() for name, array in arrays.items()}
 
-    def load(self, keys: Keys, values: Rows, state: Rows) -> None:
-        """Put rows back as `dump` gave them; rows of other keys stay."""
-        slots = self.slots(keys)
-        self._values[slots] = values
-        self._state[slots] = state
+    def load(self, dumped: Mapping[str, NDArray[Any]], which: NDArray[np.bool_] | slice = slice(None)) -> Slots:
+        """Put rows back as `dump` gave them, or those of them that `which` picks; rows of other keys stay.
+
+        Returns their slots.
+        """
+        slots = self.slots(dumped["keys"][which])
+        self._values[slots] = dumped["values"][which]
+        for n, array in enumerate(self._state):
+            array[slots] = dumped[f"state.{n}"][which]
+        return slots
 
     def _create(self, keys: Keys) -> None:
         slots = self._index.insert(keys)
@@ -91,7 +104,8 @@ class SparseTable:
         spec = self.spec
         self._keys[slots] = keys
         self._values[slots] = spec.init.rows(keys, spec.dim, spec.seed, spec.dtype)
-        self._state[slots] = spec.rule.first_state()
+        for array in self._state:
+            array[slots] = spec.rule.first_state()
 
     def _reserve(self, rows: int) -> None:
         if rows <= len(self._values):
@@ -102,14 +116,17 @@ class SparseTable:
             capacity = max(rows, min(capacity, self.spec.bound))
         self._keys.resize(capacity, refcheck=False)
         self._values.resize((capacity, self._values.shape[1]), refcheck=False)
-        self._state.resize((capacity, self._state.shape[1]), refcheck=False)
+        for array in self._state:
+            array.resize((capacity, array.shape[1]), refcheck=False)
 
 
-def merge_duplicates(slots: Slots, pushed: Rows) -> tuple[Slots, Rows]:
-    """Each slot once (M,), with the sum of what was pushed to it (M, D), added in the order of arrival."""
+def merge_duplicates(slots: NDArray[Whole], pushed: Rows) -> tuple[NDArray[Whole], Rows]:
+    """Each slot (or key) once (M,), with the sum of what was pushed to it (M, D), added in the order of arrival."""
     order = np.argsort(slots, kind="stable")
     ordered = slots[order]
-    first = np.flatnonzero(np.diff(ordered, prepend=-1))
+    if not slots.size:
+        return slots, pushed
+    first = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
     if first.size == slots.size:
         return slots, pushed
     return ordered[first], np.add.reduceat(np.take(pushed, order, axis=0), first, axis=0)

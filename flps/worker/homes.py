@@ -2,7 +2,7 @@
 
     LocalHome    in this process: private parameters, and everything when there are no servers
     StepHome     at the servers: each step sends gradients and fetches the rows of the next batch (sync, async)
-    WindowHome   trained here, exchanged every `geo_step` steps as deltas (geo)
+    WindowHome   trained here, exchanged every `geo_step` steps as deltas (geo); see windows.py
 
 The training loop drives all homes alike: begin an epoch, take the gradients of each step, flush at its end.
 """
@@ -20,9 +20,7 @@ from flps.nn import PrivateTable
 from flps.remote import Pending, Servers
 from flps.table import DenseTable, SparseTable
 from flps.table.files import Parts
-from flps.table.replica import DenseReplica, SparseReplica, servers_spec
-from flps.table.spec import TableSpec
-from flps.worker.parameters import DenseParameter, Features, Keys, Parameter, SparseParameter
+from flps.worker.parameters import DenseParameter, Features, Keys, Parameter, Rows, SparseParameter
 
 
 class Step(NamedTuple):
@@ -85,7 +83,7 @@ class LocalHome:
                 gradient = parameter.gradient()
                 if gradient is not None:
                     assert not isinstance(table, DenseTable)
-                    table.push(*gradient)
+                    table.push(*gradient, unique=True)
 
     def end(self, epoch: int) -> None:
         """Nothing is under way."""
@@ -100,8 +98,7 @@ class LocalHome:
         if isinstance(table, DenseTable):
             return  # a dense private table belongs to one owner, who loads it by its own file
         for part in parts:
-            mine = np.isin(part["keys"], keys)
-            table.load(part["keys"][mine], part["values"][mine], part["state"][mine])
+            table.load(part, np.isin(part["keys"], keys))
 
     def refresh(self) -> None:
         """The state is here."""
@@ -195,118 +192,10 @@ class RowsOnDemand:
         self._servers = servers
         self._number = number
 
-    def pull(self, keys: Keys) -> np.ndarray:
+    def pull(self, keys: Keys) -> Rows:
         """The rows (N, dim) as they are now."""
         return self._servers.rows(self._servers.look([Pull(self._number, keys)]))[0]
 
-    def push(self, keys: Keys, pushed: np.ndarray) -> None:
+    def push(self, keys: Keys, pushed: Rows, unique: bool = False) -> None:
         """Gradients travel with the step, not by themselves."""
         raise NotImplementedError("gradients of a table behind servers travel with the step")
-
-
-class WindowHome:
-    """Parameters trained here and exchanged every `geo_step` steps."""
-
-    lookahead = 0
-
-    def __init__(
-        self, parameters: Sequence[Parameter], servers: Servers, numbers: dict[str, int], geo_step: int
-    ) -> None:
-        self._parameters = parameters
-        self._servers = servers
-        self._numbers = [numbers[p.spec.name] for p in parameters]
-        self._geo_step = geo_step
-        self._samples = 0
-        self._steps = 0
-        self._replicas: dict[int, SparseReplica | DenseReplica] = {}
-        for parameter, number in zip(parameters, self._numbers, strict=True):
-            replica = (
-                DenseReplica(parameter.spec, parameter.pack.values())
-                if isinstance(parameter, DenseParameter)
-                else SparseReplica(parameter.spec)
-            )
-            self._replicas[number] = replica
-        self._use_own_copy()
-
-    @staticmethod
-    def spec(spec: TableSpec) -> TableSpec:
-        """How the servers hold such a table."""
-        return servers_spec(spec)
-
-    def begin(self, epoch: int, upcoming: Sequence[Features]) -> None:
-        self._use_own_copy()
-
-    def take(self, step: Step, upcoming: Sequence[Features]) -> None:
-        for parameter, number in zip(self._parameters, self._numbers, strict=True):
-            replica = self._replicas[number]
-            if isinstance(replica, DenseReplica):
-                assert isinstance(parameter, DenseParameter)
-                replica.push(parameter.gradient())
-                parameter.pack.load(replica.pull())
-            else:
-                gradient = parameter.gradient()
-                if gradient is not None:
-                    assert isinstance(gradient, tuple)
-                    replica.push(*gradient)
-        self._samples += step.samples
-        self._steps += 1
-        if self._steps == self._geo_step and upcoming:
-            self._exchange(step.epoch, final=False)
-
-    def end(self, epoch: int) -> None:
-        self._exchange(epoch, final=True)
-
-    def refresh(self) -> None:
-        """Take what others sent last, and show the model the servers' state."""
-        self._receive(self._servers.window(0, 0, True, [], self._numbers).changed)
-        for parameter, number in zip(self._parameters, self._numbers, strict=True):
-            replica = self._replicas[number]
-            if isinstance(parameter, DenseParameter):
-                assert isinstance(replica, DenseReplica)
-                parameter.pack.load(replica.servers_view)
-            else:
-                assert isinstance(replica, SparseReplica)
-                parameter.embedding.table = replica.servers_view
-
-    def _use_own_copy(self) -> None:
-        for parameter, number in zip(self._parameters, self._numbers, strict=True):
-            replica = self._replicas[number]
-            if isinstance(parameter, DenseParameter):
-                assert isinstance(replica, DenseReplica)
-                parameter.pack.load(replica.pull())
-            else:
-                assert isinstance(replica, SparseReplica)
-                parameter.embedding.table = replica
-
-    def _exchange(self, epoch: int, final: bool) -> None:
-        deltas = []
-        for number, replica in self._replicas.items():
-            if isinstance(replica, DenseReplica):
-                deltas.append(Push(number, None, replica.delta()))
-            else:
-                keys, delta = replica.delta()
-                if keys.size:
-                    deltas.append(Push(number, keys, delta))
-        exchanged = self._servers.window(epoch, self._samples, final, deltas, self._numbers)
-        self._samples = self._steps = 0
-        for delta_push, applied in zip(deltas, exchanged.applied, strict=True):
-            replica = self._replicas[delta_push.table]
-            if isinstance(replica, DenseReplica):
-                replica.sent(applied)
-            else:
-                assert delta_push.keys is not None
-                replica.sent(delta_push.keys, applied)
-        self._receive(exchanged.changed)
-        for parameter, number in zip(self._parameters, self._numbers, strict=True):
-            replica = self._replicas[number]
-            if isinstance(parameter, DenseParameter) and isinstance(replica, DenseReplica):
-                parameter.pack.load(replica.pull())
-
-    def _receive(self, changed: Sequence[Push]) -> None:
-        for push in changed:
-            replica = self._replicas[push.table]
-            if isinstance(replica, DenseReplica):
-                replica.receive(push.values, push.keys)
-            else:
-                assert push.keys is not None
-                replica.receive(push.keys, push.values)

@@ -31,9 +31,10 @@ from flps.transport.connection import Connection
 from flps.transport.sockets import Carrier
 from flps.worker.dump import Dump
 from flps.worker.evaluate import Evaluation, evaluate, model_score
-from flps.worker.homes import Home, LocalHome, StepHome, WindowHome
+from flps.worker.homes import Home, LocalHome, StepHome
 from flps.worker.parameters import DenseParameter, SparseParameter, place
 from flps.worker.train import Progress, Totals, Trainer
+from flps.worker.windows import WindowHome
 
 log = logging.getLogger(__name__)
 _EVENT_EVERY_S = 0.5

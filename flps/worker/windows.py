@@ -1,0 +1,151 @@
+"""geo: parameters trained here and exchanged every `geo_step` steps as deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from flps.message import Push
+from flps.remote import Servers
+from flps.table import TableSpec
+from flps.table.replica import DenseReplica, SparseReplica, servers_spec
+from flps.worker.homes import Step
+from flps.worker.parameters import DenseParameter, Features, Parameter, Rows, SparseParameter
+
+
+class SparseWindow:
+    """An embedding with its own copy of the rows and the servers' copy."""
+
+    def __init__(self, parameter: SparseParameter, number: int) -> None:
+        self._parameter = parameter
+        self._number = number
+        self._replica = SparseReplica(parameter.spec)
+
+    def step(self) -> None:
+        """Train the own copy by this step's gradient."""
+        gradient = self._parameter.gradient()
+        if gradient is not None:
+            self._replica.push(*gradient, unique=True)
+
+    def show_own(self) -> None:
+        """The model sees the copy that is trained here."""
+        self._parameter.embedding.table = self._replica
+
+    def show_servers(self) -> None:
+        """The model sees what the servers hold."""
+        self._parameter.embedding.table = self._replica.servers_view
+
+    def delta(self) -> Push:
+        """What was trained here since the last window."""
+        return Push(self._number, *self._replica.delta())
+
+    def sent(self, delta: Push, applied: Rows) -> None:
+        """The servers added `applied` for `delta`."""
+        assert delta.keys is not None
+        self._replica.sent(delta.keys, applied)
+
+    def receive(self, changed: Push) -> None:
+        """Others changed rows."""
+        assert changed.keys is not None
+        self._replica.receive(changed.keys, changed.values)
+
+
+class DenseWindow:
+    """Dense parameters with their own copy and the servers' copy."""
+
+    def __init__(self, parameter: DenseParameter, number: int) -> None:
+        self._pack = parameter.pack
+        self._parameter = parameter
+        self._number = number
+        self._replica = DenseReplica(parameter.spec, parameter.pack.values())
+
+    def step(self) -> None:
+        """Train the own copy by this step's gradient."""
+        self._replica.push(self._parameter.gradient())
+        self.show_own()
+
+    def show_own(self) -> None:
+        """The model sees the copy that is trained here."""
+        self._pack.load(self._replica.own_view)
+
+    def show_servers(self) -> None:
+        """The model sees what the servers hold."""
+        self._pack.load(self._replica.servers_view)
+
+    def delta(self) -> Push:
+        """What was trained here since the last window."""
+        return Push(self._number, None, self._replica.delta())
+
+    def sent(self, delta: Push, applied: Rows) -> None:
+        """The servers added `applied`."""
+        self._replica.sent(applied)
+
+    def receive(self, changed: Push) -> None:
+        """Others changed values; with keys: at these places only."""
+        self._replica.receive(changed.values, changed.keys)
+
+
+AnyWindow: TypeAlias = SparseWindow | DenseWindow
+
+
+class WindowHome:
+    """Counts steps and exchanges deltas."""
+
+    lookahead = 0
+
+    def __init__(
+        self, parameters: Sequence[Parameter], servers: Servers, numbers: dict[str, int], geo_step: int
+    ) -> None:
+        """`numbers`: table name -> the number that the servers know it by."""
+        self._servers = servers
+        self._geo_step = geo_step
+        self._samples = 0
+        self._steps = 0
+        self._tables: dict[int, AnyWindow] = {}
+        for parameter in parameters:
+            number = numbers[parameter.spec.name]
+            self._tables[number] = (
+                SparseWindow(parameter, number)
+                if isinstance(parameter, SparseParameter)
+                else DenseWindow(parameter, number)
+            )
+
+    @staticmethod
+    def spec(spec: TableSpec) -> TableSpec:
+        """How the servers hold such a table."""
+        return servers_spec(spec)
+
+    def begin(self, epoch: int, upcoming: Sequence[Features]) -> None:
+        for table in self._tables.values():
+            table.show_own()
+
+    def take(self, step: Step, upcoming: Sequence[Features]) -> None:
+        for table in self._tables.values():
+            table.step()
+        self._samples += step.samples
+        self._steps += 1
+        if self._steps == self._geo_step and upcoming:
+            self._exchange(step.epoch, final=False)
+
+    def end(self, epoch: int) -> None:
+        self._exchange(epoch, final=True)
+
+    def refresh(self) -> None:
+        """Take what others sent last, and show the model the servers' state."""
+        self._receive(self._servers.window(0, 0, False, [], list(self._tables)).changed)
+        for table in self._tables.values():
+            table.show_servers()
+
+    def _exchange(self, epoch: int, final: bool) -> None:
+        deltas = [table.delta() for table in self._tables.values()]
+        exchanged = self._servers.window(epoch, self._samples, final, deltas, list(self._tables))
+        self._samples = self._steps = 0
+        for delta, applied in zip(deltas, exchanged.applied, strict=True):
+            self._tables[delta.table].sent(delta, applied)
+        self._receive(exchanged.changed)
+        for table in self._tables.values():
+            table.show_own()
+
+    def _receive(self, changed: Sequence[Push]) -> None:
+        for push in changed:
+            self._tables[push.table].receive(push)
