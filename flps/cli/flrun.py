@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flps.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_WITH_LOSSES, ConfigError, FlpsError
+from flps.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_WITH_LOSSES, ConfigError, FlpsError, ResourceError
 from flps.launch.arguments import Arguments, parse, with_environment
 from flps.launch.signals import signals_interrupt
 
@@ -53,8 +53,11 @@ def run(argv: Sequence[str], environment: Mapping[str, str], target: str | None 
     except FlpsError as error:
         print(f"flrun: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"flrun: {error}", file=sys.stderr)
+        return ResourceError.exit_code
     except KeyboardInterrupt:
-        print("flrun: interrupted before the roles were started", file=sys.stderr)
+        print("flrun: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -153,7 +156,10 @@ def _watch(arguments: Arguments, plan: Plan, notes: Sequence[str], target: str |
     is_live = console.is_terminal and not arguments.in_process
     with LiveShow(console, board) if is_live else PlainShow(console, board) as show:
         crew = _crew(arguments, plan, target)
-        verdict = Supervisor(plan, crew, show, stop_s=1.0 if arguments.in_process else STOP_S).run()
+        supervisor = Supervisor(plan, crew, show, stop_s=1.0 if arguments.in_process else STOP_S)
+        verdict = supervisor.run()
+    for note in supervisor.watch.notes:
+        _say(console, f"note: {note}")
     _say_end(console, plan, board, verdict, time.monotonic() - began)
     return verdict.exit_code
 

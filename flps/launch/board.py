@@ -109,10 +109,13 @@ def _update(row: Row, event: Event) -> None:
         row.state = _state_at_exit(row.state, int(event["code"]))
     elif kind == "progress":
         row.state = str(event.get("state", "training"))
+        # What a role leaves out it has not changed.
         for name in ("epoch", "epochs", "step", "steps", "samples", "bytes_in", "bytes_out"):
-            setattr(row, name, int(event.get(name) or 0))
+            if isinstance(event.get(name), int):
+                setattr(row, name, event[name])
         for name in ("samples_per_s", "loss", "auc"):
-            setattr(row, name, number(event, name))
+            if math.isfinite(number(event, name)):
+                setattr(row, name, number(event, name))
         row.last_progress = number(event, "time")
         if math.isnan(row.first_progress):
             row.first_progress = row.last_progress

@@ -87,8 +87,11 @@ class Watch:
             self._workers_are_gone(now)
 
     def lost(self, name: str, reason: str, now: float) -> None:
-        """The coordinator has given up a worker, which may run on another host. name: `worker.3`."""
+        """The coordinator has given up a role, which may run on another host. name: `worker.3`."""
         if self.verdict is not None or name in self.losses:
+            return
+        if not name.startswith("worker."):
+            self.verdict = Verdict(RoleFailed.exit_code, f"{name} was given up: {reason}, so the job was stopped")
             return
         here = next((role for role in self.alive if role.name == name), None)
         if here is not None:

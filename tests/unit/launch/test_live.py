@@ -46,6 +46,26 @@ def test_a_row_follows_its_role() -> None:
     assert row.state == "killed (9)"
 
 
+def test_what_a_role_leaves_out_stays() -> None:
+    board = Board.of(ROLES)
+    board.apply(PROGRESS)
+    board.apply({"time": 120.0, "role": "worker", "rank": 0, "event": "progress", "state": "done", "bytes_out": 1000})
+    row = board.rows["worker.0"]
+    assert (row.state, row.loss, row.epochs, row.bytes_in, row.bytes_out) == ("done", 0.25, 4, 2_500_000, 1000)
+
+
+def test_the_bar_grows() -> None:
+    def bar(step: int) -> str:
+        board = Board.of(ROLES)
+        board.apply(PROGRESS | {"epoch": 0, "epochs": 1, "step": step})
+        console = Console(file=io.StringIO(), width=160, force_terminal=True, color_system="truecolor")
+        console.print(roles_table(board))
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    assert len({bar(step) for step in (0, 3, 6, 10)}) == 4
+
+
 def test_unknown_events_and_missing_fields_do_no_harm() -> None:
     board = Board.of(ROLES)
     for event in (

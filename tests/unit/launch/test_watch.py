@@ -161,6 +161,13 @@ def test_a_worker_that_was_given_up_must_be_gone_by_its_deadline() -> None:
     assert (result.exit_code, result.culprit) == (3, W1)
 
 
+def test_a_server_that_was_given_up_stops_the_job() -> None:
+    state = come_up(watch(local=(W0, W1, W2)))
+    state.lost("server.0", "its lease ended", 1)
+    assert state.stopping
+    assert state.result() == Verdict(4, "server.0 was given up: its lease ended, so the job was stopped")
+
+
 def test_a_loss_is_counted_once() -> None:
     state = come_up(watch(min_workers=2))
     state.lost("worker.1", "its lease ended", 1)
