@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--num_items", type=int, default=0, help="items that negatives are drawn from; default: as the files say"
     )
+    flags.add_argument("--no_png", action="store_true", help="write the heterogeneity card as json only")
     return flags
 
 
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         negatives=flags.negatives,
         alpha=flags.alpha,
         num_items=flags.num_items,
+        picture=not flags.no_png,
     )
     try:
         _, lines = generate(division)

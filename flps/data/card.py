@@ -88,9 +88,11 @@ def card_lines(card: dict[str, Any]) -> list[str]:
     ]
 
 
-def save_card(card: dict[str, Any], folder: Path) -> str:
-    """Write heterogeneity.json and, with matplotlib, heterogeneity.png; a line that says what was written."""
+def save_card(card: dict[str, Any], folder: Path, picture: bool = True) -> str:
+    """Write heterogeneity.json and, if wished and matplotlib is there, heterogeneity.png; a line that says which."""
     (folder / "heterogeneity.json").write_text(json.dumps(card, indent=1) + "\n")
+    if not picture:
+        return f"card: {folder}/heterogeneity.json"
     try:
         draw_card(card, folder / "heterogeneity.png")
     except ImportError:

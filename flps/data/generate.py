@@ -45,6 +45,7 @@ class Division:
     negatives: Negatives = "fresh"
     alpha: float = 0.5
     num_items: int = 0
+    picture: bool = True
 
     @property
     def folder(self) -> Path:
@@ -101,7 +102,7 @@ def write_division(split: Split, rows: Ids, test_rows: Ids, division: Division) 
     if len(split.item_names):
         names = "".join(f"{item}\t{name}\n" for item, name in enumerate(split.item_names.tolist()))
         (division.folder / "item_map.tsv").write_text(names)
-    return card, report(card, notes, save_card(card, division.folder))
+    return card, report(card, notes, save_card(card, division.folder, division.picture))
 
 
 def labels_of(division: Division, split: Split) -> dict[str, Any]:

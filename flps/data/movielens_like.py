@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,8 @@ def ensure(
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         write_all(beside, shape)
-        generate(Division(beside / "ratings.dat", out=beside, file_nums=clients, by=by, seed=shape.seed, **division))
+        wish = Division(beside / "ratings.dat", out=beside, file_nums=clients, by=by, seed=shape.seed, picture=False)
+        generate(replace(wish, num_items=shape.items, **division))
         (beside / "made_from.json").write_text(json.dumps(wanted, indent=1) + "\n")
         beside.chmod(0o755)
         rename_once(beside, folder)
