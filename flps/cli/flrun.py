@@ -137,6 +137,7 @@ def _prepared(arguments: Arguments, plan: Plan, environment: Mapping[str, str]) 
     job = msgspec.structs.replace(plan.job, config=config, run_dir=str(run_dir))
     prepare.write_job(job, Path(arguments.config_yaml).read_bytes())
     names = [logs.log_name(role.role, role.rank) for role in plan.local]
+    names += ["roles.json", "metrics.jsonl"]
     kept = logs.link_newest(run_dir, names, whole_job=plan.whole_job)
     notes = [f"{run_dir.parent / name} is a file, not a link: it stays and does not show this run" for name in kept]
     with prepare.private_dir(plan.private_dir):

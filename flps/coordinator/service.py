@@ -93,6 +93,7 @@ class MembershipService:
             fields = trained(total, reports, now - self._epoch_began)
             self._events.write("epoch", epoch=int(epoch), **fields)
             log.info("epoch %s: %s", epoch, _in_words(fields.items()))
+            log.info("epoch %s, AUC of each client: %s", epoch, _in_words(fields["client_auc"].items()))
         elif what == "evaluated":
             fields = evaluated(total)
             self._events.write("eval", epoch=int(epoch), **fields)
