@@ -59,7 +59,7 @@ class Watch:
     loss_logs: list[Role] = field(init=False, default_factory=list)  # lost roles whose log is here
     verdict: Verdict | None = field(init=False, default=None)
     notes: list[str] = field(init=False, default_factory=list)
-    _done_workers: int = field(init=False, default=0)
+    _ended_well: set[str] = field(init=False, default_factory=set)  # names
     _given_up: set[Role] = field(init=False, default_factory=set)
     _deadlines: dict[Role, float] = field(init=False, default_factory=dict)
 
@@ -88,7 +88,7 @@ class Watch:
 
     def lost(self, name: str, reason: str, now: float) -> None:
         """The coordinator has given up a role, which may run on another host. name: `worker.3`."""
-        if self.verdict is not None or name in self.losses:
+        if self.verdict is not None or name in self.losses or name in self._ended_well:
             return
         if not name.startswith("worker."):
             self.verdict = Verdict(RoleFailed.exit_code, f"{name} was given up: {reason}, so the job was stopped")
@@ -139,7 +139,8 @@ class Watch:
             return Verdict(EXIT_DONE, "done")
         what = "; ".join(f"{name} was lost: {why}" for name, why in self.losses.items())
         culprit = self.loss_logs[0] if self.loss_logs else None
-        if not self._done_workers and any(role.role == "worker" for role in self.local):
+        workers = [role.name for role in self.local if role.role == "worker"]
+        if workers and self._ended_well.isdisjoint(workers):
             return Verdict(RoleFailed.exit_code, f"no worker ended well; {what}", culprit)
         return Verdict(EXIT_WITH_LOSSES, f"finished with losses: {what}", culprit)
 
@@ -147,7 +148,7 @@ class Watch:
         if role in self._given_up:
             return
         if code == 0:
-            self._done_workers += role.role == "worker"
+            self._ended_well.add(role.name)
         elif code in PASSED_THROUGH or role.role != "worker":
             exit_code = code if code in PASSED_THROUGH else RoleFailed.exit_code
             self.verdict = Verdict(exit_code, f"{role.name} {how_it_ended(code)}, so the job was stopped", role)

@@ -168,6 +168,14 @@ def test_a_server_that_was_given_up_stops_the_job() -> None:
     assert state.result() == Verdict(4, "server.0 was given up: its lease ended, so the job was stopped")
 
 
+@pytest.mark.parametrize("role", [SERVER, W1])
+def test_who_ended_well_here_is_not_lost(role: Role) -> None:
+    state = come_up(watch())
+    state.ended(role, 0, 1)
+    state.lost(role.name, "no sign of life", 4)
+    assert end(state, *((other, 0) for other in ALL if other != role)).exit_code == 0
+
+
 def test_a_loss_is_counted_once() -> None:
     state = come_up(watch(min_workers=2))
     state.lost("worker.1", "its lease ended", 1)
