@@ -39,6 +39,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     tables: tuple[TableSpec, ...]  # as the workers see them: a dense one whole
     dense: dict[str, dict[str, list[int]]]  # dense table -> parameter name -> shape, in order
     files: dict[str, str]  # name -> sha256
+    workers: int = 0  # workers of the job
+    clients: tuple[int, ...] = ()  # ranks of those that saved
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -72,10 +74,15 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_files(folder: Path, manifest: Manifest, kind: str) -> Tables:
-    """Tables of the files of one kind (`shared` or `private`), checked against the manifest. Raises DataError."""
+def read_files(folder: Path, manifest: Manifest, kind: str, owner: int | None = None) -> Tables:
+    """Tables of the files of one kind (`shared` or `private`), checked against the manifest. Raises DataError.
+
+    owner: rank of the only server or client whose file is read.
+    """
     tables: Tables = {}
     for name in sorted((n for n in manifest.files if n.startswith(kind + "-")), key=_owner):
+        if owner is not None and _owner(name) != owner:
+            continue
         parts: dict[str, Parts] = {}
         for tensor, array in read_tensors(folder / name, manifest.files[name]).items():
             table, _, part = tensor.rpartition("/")
@@ -97,10 +104,17 @@ def export(folder: Path, manifest: Manifest) -> dict[str, str]:
     for table, parts in shared.items():
         spec = specs[table]
         if spec.kind == "dense":
-            tensors.update(_parameters(np.concatenate([part["values"] for part in parts]), manifest.dense[table]))
+            tensors.update(dense_parameters(np.concatenate([part["values"] for part in parts]), manifest.dense[table]))
         else:
             tensors.update(_weights(spec, parts))
     return {EXPORT: write_tensors(folder / EXPORT, tensors)}
+
+
+def dense_parameters(values: NDArray[Any], shapes: dict[str, list[int]]) -> dict[str, NDArray[Any]]:
+    """A dense table's values (dim,) by parameter name; `shapes` as the manifest has them."""
+    sizes = [int(np.prod(shape, dtype=np.int64)) for shape in shapes.values()]
+    pieces = np.split(values, np.cumsum(sizes)[:-1])
+    return {name: piece.reshape(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
 def epochs(folder: Path) -> list[int]:
@@ -111,12 +125,6 @@ def epochs(folder: Path) -> list[int]:
 
 def _owner(name: str) -> int:
     return int(name.split("-")[1])
-
-
-def _parameters(values: NDArray[Any], shapes: dict[str, list[int]]) -> dict[str, NDArray[Any]]:
-    sizes = [int(np.prod(shape, dtype=np.int64)) for shape in shapes.values()]
-    pieces = np.split(values, np.cumsum(sizes)[:-1])
-    return {name: piece.reshape(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
 def _weights(spec: TableSpec, parts: Sequence[Parts]) -> dict[str, NDArray[Any]]:

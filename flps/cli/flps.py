@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flps.cli.eval import add_eval
 from flps.errors import ConfigError, FlpsError
 
 DEFAULT_KEY_DIR = Path("~/.flps/keys")
@@ -32,6 +33,7 @@ def run(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flps", description="Tools around a federation; flrun starts one.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_eval(commands)
     _add_keys(commands)
     return parser
 

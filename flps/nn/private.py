@@ -38,8 +38,13 @@ class PrivateTable:
         return self._warm[slots]
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        """Everything the table holds, for the owner's own disk: keys, values, state."""
-        return {part: conceal(array, self.spec.name) for part, array in self._table.dump().items()}
+        """Keys, values and state of every row that was trained or loaded, for the owner's own disk.
+
+        A row that was only looked at is left out: it is made again from its seed, and is not warm then either.
+        """
+        self._fit(len(self._table))
+        warm = self._warm[: len(self._table)]
+        return {part: conceal(array[warm], self.spec.name) for part, array in self._table.dump().items()}
 
     def load(self, dumped: Mapping[str, NDArray[Any]], which: NDArray[np.bool_] | slice = slice(None)) -> None:
         """Put rows back as `dump` gave them, or those of them that `which` picks."""

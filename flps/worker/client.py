@@ -21,6 +21,7 @@ from flps.data.evaluation import TestSet
 from flps.data.train import TrainSet
 from flps.errors import ConfigError
 from flps.message import Report
+from flps.metrics import AucHistogram
 from flps.worker.evaluate import Evaluation
 from flps.worker.session import Session
 from flps.worker.train import Totals
@@ -80,6 +81,9 @@ class FLClient:
             self.session.refresh()
             self.metrics["loss"] = totals.loss / totals.samples if totals.samples else float("nan")
             self.metrics["auc"] = totals.auc.value()
+            if runner.use_auc:
+                everybody = AucHistogram.from_counts(release.report.counts["auc"])
+                log.info("epoch %d: AUC over all clients %.6g", epoch, everybody.value())
             is_last = epoch == runner.epochs - 1
             if is_last or (runner.save_interval and (epoch + 1) % runner.save_interval == 0):
                 self.handlers["save_model"](epoch, list(release.workers))

@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 
 from flps.checkpoint import FORMAT, Manifest, export, read_files, read_manifest, retract_manifest, write_manifest
 from flps.config.job import Job
-from flps.data.evaluation import TestSet, open_test
-from flps.data.sources import Reader
-from flps.data.train import Sampling, TrainSet, open_train
 from flps.errors import ConfigError
 from flps.membership import Member
 from flps.message import Arrive, Leave, Release, Report
@@ -33,6 +30,7 @@ from flps.worker.dump import Dump
 from flps.worker.evaluate import Evaluation, evaluate, model_score
 from flps.worker.homes import Home, LocalHome, StepHome
 from flps.worker.parameters import DenseParameter, SparseParameter, place
+from flps.worker.samples import Samples
 from flps.worker.train import Progress, Totals, Trainer
 from flps.worker.windows import WindowHome
 
@@ -75,8 +73,9 @@ class Session:
         self.device = _device(runner.use_gpu)
         self._heartbeat.start()
         self._heartbeat.wait_joined()
-        self.train_set = self._open_train()
-        self.test_set = self._open_test()
+        samples = Samples.of(self.job)
+        self.train_set = samples.train(self.rank)
+        self.test_set = samples.test(self.rank)
         self.model = resolve(self.config.model, self.job.config_dir)(self.config.hyper_parameters, self.config.seed)
         self.model.to(self.device)
         self.placed = place(self.model, self.config)
@@ -91,55 +90,6 @@ class Session:
             ", ".join(f"{p.parameter.spec.name} ({p.placement}, {p.parameter.spec.rule.name})" for p in self.placed),
         )
         self.events.write("ready")
-
-    def _open_train(self) -> TrainSet:
-        runner = self.config.runner
-        sampling = Sampling(
-            batch_size=runner.train_batch_size,
-            seed=self.config.seed,
-            negatives="fresh" if runner.fresh_negatives else "fixed",
-            num_neg=runner.num_neg,
-            num_users=int(self.config.hyper_parameters.get("num_users", 0)),
-            num_items=int(self.config.hyper_parameters.get("num_items", 0)),
-            debug=runner.dataset_debug,
-        )
-        return open_train(
-            self._folder(runner.train_data_dir),
-            self.rank,
-            self.job.workers,
-            reader=self._reader(runner.reader_type, runner.train_reader_path, runner.train_batch_size),
-            sampling=sampling,
-            split_file_list=runner.split_file_list,
-        )
-
-    def _open_test(self) -> TestSet | None:
-        runner = self.config.runner
-        if not runner.test_data_dir:
-            return None
-        return open_test(
-            self._folder(runner.test_data_dir),
-            self.rank,
-            self.job.workers,
-            reader=self._reader(
-                runner.infer_reader_type or runner.reader_type,
-                runner.infer_reader_path or runner.train_reader_path,
-                runner.infer_batch_size,
-            ),
-            split_file_list=runner.split_file_list,
-            num_users=int(self.config.hyper_parameters.get("num_users", 0)),
-            num_items=int(self.config.hyper_parameters.get("num_items", 0)),
-        )
-
-    def _reader(self, kind: Any, path: str, batch_size: int) -> Reader:
-        return Reader(
-            kind=kind,
-            pipe_command=self.config.runner.pipe_command,
-            reader_path=path,
-            config_path=str(Path(self.job.run_dir) / "config.yaml"),
-            config_dir=self.job.config_dir,
-            config=msgspec.to_builtins(self.config),
-            batch_size=batch_size,
-        )
 
     def _folder(self, path: str) -> Path:
         return Path(self.job.config_dir) / path
@@ -295,12 +245,12 @@ class Session:
             files.update(self._servers.save(str(folder)))
         written = self.barrier(f"saved {epoch}", Report(files=files)).report.files
         if is_first:
-            manifest = self._manifest(epoch, written)
+            manifest = self._manifest(epoch, written, workers)
             files = {**written, **export(folder, manifest)}
             write_manifest(folder, msgspec.structs.replace(manifest, files=files))
             log.info("saved the model after epoch %d: %s", epoch, folder)
 
-    def _manifest(self, epoch: int, files: dict[str, str]) -> Manifest:
+    def _manifest(self, epoch: int, files: dict[str, str], clients: Sequence[int]) -> Manifest:
         dense = [p.parameter for p in self.placed if isinstance(p.parameter, DenseParameter)]
         return Manifest(
             format=FORMAT,
@@ -310,6 +260,8 @@ class Session:
             tables=tuple(p.parameter.spec for p in self.placed),
             dense={p.spec.name: {n: list(s) for n, s in zip(p.pack.names, p.pack.shapes, strict=True)} for p in dense},
             files=files,
+            workers=self.job.workers,
+            clients=tuple(clients),
         )
 
     # --- leaving -----------------------------------------------------------------------------------------------------
