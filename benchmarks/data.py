@@ -110,7 +110,7 @@ def main() -> None:
         [
             *table,
             "",
-            f"{chosen.runs} interleaved runs, each in a process of its own with one thread; CPU includes the imports of flps.data.",
+            f"{chosen.runs} interleaved runs, each in a one-threaded process of its own; CPU counts imports too.",
         ]
     )
     print(text)
