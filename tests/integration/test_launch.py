@@ -117,7 +117,7 @@ def test_an_earlier_larger_run_is_kept_and_its_links_go(flrun: Run) -> None:
     assert len(list((flrun.folder / "log").glob("run-*"))) == 2
     assert len(list((flrun.folder / "log").glob("run-*/workerlog.*"))) == 3
     assert sorted(path.name for path in (flrun.folder / "log").iterdir() if path.is_symlink()) == [
-        "serverlog.0", "workerlog.0"
+        "metrics.jsonl", "roles.json", "serverlog.0", "workerlog.0"
     ]  # fmt: skip
 
 
