@@ -41,9 +41,9 @@ class Windows:
         for delta in window.deltas:
             scaled = delta.values * delta.values.dtype.type(weight)
             slots = self._store.apply(Push(delta.table, delta.keys, scaled))
-            self._log(delta.table).add(rank, slots)
+            self._log(delta.table).add(rank, slots, self._rows(delta.table))
         changed = tuple(push for table in window.cursors for push in self._changed(rank, table, window.cursors[table]))
-        cursors = {table: self._log(table).seen(rank, self._rows(table)) for table in window.cursors}
+        cursors = {table: self._log(table).seen(rank) for table in window.cursors}
         return Changes(weight, changed, cursors)
 
     def _weight(self, rank: int, window: Window) -> float:

@@ -26,11 +26,15 @@ class ChangeLog:
         self._cursors: dict[int, int] = {}
         self._slots = 0
 
-    def add(self, writer: int, slots: Slots) -> None:
-        """`writer` changed the rows in these slots, each named once."""
+    def add(self, writer: int, slots: Slots, rows: int) -> None:
+        """`writer` changed the rows in these slots, each named once, of a table that has `rows` rows."""
         self.version += 1
+        if not slots.size:
+            return
         self._entries.append((self.version, writer, slots))
         self._slots += slots.size
+        while self._slots > _SLOTS_A_ROW * rows and len(self._entries) > 1:
+            self._merge_first_two()
 
     def since(self, reader: int, cursor: int) -> Slots | None:
         """Slots that others than `reader` changed after `cursor`, ascending; None means: take every row."""
@@ -39,14 +43,12 @@ class ChangeLog:
         fresh = [slots for version, writer, slots in self._entries if version > cursor and writer != reader]
         return np.unique(np.concatenate(fresh)) if fresh else np.empty(0, np.int64)
 
-    def seen(self, reader: int, rows: int) -> int:
+    def seen(self, reader: int) -> int:
         """`reader` is now up to date: returns its new cursor and drops what nobody will ask for."""
         self._cursors[reader] = self.version
         oldest = min(self._cursors.values())
         while self._entries and self._entries[0][0] <= oldest:
             self._drop_first()
-        while self._slots > _SLOTS_A_ROW * max(rows, 1) and len(self._entries) > 1:
-            self._merge_first_two()
         return self.version
 
     def forget(self, reader: int) -> None:
