@@ -96,6 +96,7 @@ class Rows(msgspec.Struct, frozen=True, tag="rows"):
     """The rows asked for, in the order of the pulls."""
 
     values: tuple[Tensor, ...]
+    share: Annotated[float, Meta(ge=0, le=1)] = 1.0  # sync: this worker's samples of the step / the cohort's
 
 
 class Window(msgspec.Struct, frozen=True, tag="window"):

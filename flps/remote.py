@@ -50,11 +50,19 @@ class Pending(NamedTuple):
     places: list[Places]  # of each pull
 
 
+class Fetched(NamedTuple):
+    """What came of a step."""
+
+    rows: list[Tensor]  # in the order of the pulls
+    share: float  # sync: this worker's samples of the step / the cohort's; 0 where a server refused its gradients
+
+
 class Exchanged(NamedTuple):
     """What came of a window."""
 
     applied: list[Tensor]  # each delta as the servers added it
     changed: list[Push]  # rows that others changed, as they now are
+    refused: bool  # a server did not take its part of the deltas
 
 
 class Servers:
@@ -116,12 +124,17 @@ class Servers:
         return Pending(numbers, bodies, pulls, places)
 
     def rows(self, pending: Pending) -> list[Tensor]:
-        """The rows asked for, in the order of the pulls. Raises PeerLost, and Refused after too many refusals."""
+        """The rows asked for, in the order of the pulls. Raises as `fetched`."""
+        return self.fetched(pending).rows
+
+    def fetched(self, pending: Pending) -> Fetched:
+        """What came of a step. Raises PeerLost, and FlpsError after too many refusals in a row."""
         answers = [self._rows_from(rank, pending) for rank in range(len(self._connections))]
-        return [
-            self._joined(pull, places, [answer[at] for answer in answers])
+        rows = [
+            self._joined(pull, places, [answer.values[at] for answer in answers])
             for at, (pull, places) in enumerate(zip(pending.pulls, pending.places, strict=True))
         ]
+        return Fetched(rows, min(answer.share for answer in answers))
 
     def window(self, epoch: int, samples: int, final: bool, deltas: Sequence[Push], tables: Sequence[int]) -> Exchanged:
         """Send deltas; learn how the servers added them and what others changed in `tables` since the last time."""
@@ -133,15 +146,17 @@ class Servers:
             numbers.append(connection.send(Window(epoch, samples, final, mine, cursors)))
         applied = [np.zeros_like(delta.values) for delta in deltas]
         changed: list[Push] = []
+        is_refused = False
         for rank, (connection, number) in enumerate(zip(self._connections, numbers, strict=True)):
             answer = self._changes_from(connection, number)
             if answer is None:
+                is_refused = True
                 continue
             self._cursors[rank].update(answer.cursors)
             changed += [self._placed(rank, push) for push in answer.changed]
             for delta, place, whole in zip(deltas, places, applied, strict=True):
                 whole[place[rank]] = delta.values[place[rank]] * whole.dtype.type(answer.weight)
-        return Exchanged(applied, changed)
+        return Exchanged(applied, changed, is_refused)
 
     def save(self, folder: str) -> dict[str, str]:
         """Let every server write its share into `folder`; returns file -> sha256."""
@@ -208,7 +223,7 @@ class Servers:
 
     # --- refusals ----------------------------------------------------------------------------------------------------
 
-    def _rows_from(self, rank: int, pending: Pending) -> tuple[Tensor, ...]:
+    def _rows_from(self, rank: int, pending: Pending) -> Rows:
         connection = self._connections[rank]
         try:
             answer = connection.wait(pending.numbers[rank], self._barrier_s)
@@ -219,7 +234,7 @@ class Servers:
             self._count(refusal)
             without = msgspec.structs.replace(pending.bodies[rank], samples=0, pushes=())
             answer = connection.ask(without, self._barrier_s)
-        return _expect(Rows, answer).values
+        return _expect(Rows, answer)
 
     def _changes_from(self, connection: Connection, number: int) -> Changes | None:
         try:

@@ -64,6 +64,8 @@ class TableService:
         return self._complete()
 
     def _update(self, ticket: Ticket, update: Update) -> Answers:
+        if update.pushes and not update.samples:
+            raise Refused("gradients that are the mean of no samples mean nothing")
         self._store.accept(update.pushes)
         self._store.check(update.pulls)
         if not self._waits_for_cohort:
@@ -78,7 +80,10 @@ class TableService:
         if steps is None:
             return []
         self._store.apply_mean([(update.samples, update.pushes) for _, update in steps])
-        return [(ticket, Rows(self._store.pull(update.pulls))) for ticket, update in steps]
+        total = sum(update.samples for _, update in steps)
+        return [
+            (ticket, Rows(self._store.pull(update.pulls), update.samples / max(total, 1))) for ticket, update in steps
+        ]
 
     def _forget(self, rank: int) -> None:
         self._present.discard(rank)

@@ -50,6 +50,20 @@ class SparseReplica:
         """The servers added `applied` (N, dim) to the rows of `keys`."""
         self._base.push(keys, applied, unique=True)
 
+    def keep(self, keys: Keys, delta: Rows) -> None:
+        """The servers refused `delta` (N, dim) of `keys`: rows of it that hold NaN or Inf become the servers' again,
+        their rule state new; the others are sent once more with the next window.
+        """
+        is_sound = np.isfinite(delta).all(axis=1)
+        self._touched.append(self._mine.slots(keys[is_sound]))
+        lost = keys[~is_sound]
+        rule = self.spec.rule
+        state = {
+            f"state.{n}": np.full((lost.size, width), rule.first_state(), self.spec.dtype)
+            for n, width in enumerate(rule.state_widths(self.spec.dim))
+        }
+        self._mine.load({"keys": lost, "values": self._base.pull(lost), **state})
+
     def receive(self, keys: Keys, rows: Rows) -> None:
         """The servers now hold `rows` (N, dim) at `keys`."""
         base, mine = self._base.slots(keys), self._mine.slots(keys)
@@ -87,6 +101,19 @@ class DenseReplica:
     def sent(self, applied: Rows) -> None:
         """The servers added `applied` (dim,)."""
         self._base += applied
+
+    def keep(self, delta: Rows) -> None:
+        """The servers refused `delta` (dim,): where it holds NaN or Inf the servers' values are taken, and what the
+        rule remembers there is new; the rest is sent once more with the next window.
+        """
+        lost = ~np.isfinite(delta)
+        mine = self._mine.dump()
+        mine["values"][lost] = self._base[lost]
+        first = self.spec.rule.first_state()
+        for name, array in mine.items():
+            if name.startswith("state.") and array.size == lost.size:
+                array[lost] = first
+        self._mine.load(mine)
 
     def receive(self, values: Rows, places: Keys | None = None) -> None:
         """The servers now hold `values`; `places` (N,): which of the numbers they are, all of them when None."""

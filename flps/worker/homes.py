@@ -9,8 +9,9 @@ The training loop drives all homes alike: begin an epoch, take the gradients of 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +22,8 @@ from flps.remote import Pending, Servers
 from flps.table import DenseTable, SparseTable
 from flps.table.files import Parts
 from flps.worker.parameters import DenseParameter, Features, Keys, Parameter, Rows, SparseParameter
+
+log = logging.getLogger(__name__)
 
 
 class Step(NamedTuple):
@@ -54,10 +57,15 @@ class LocalHome:
 
     lookahead = 0
 
-    def __init__(self, parameters: Sequence[Parameter], private: bool) -> None:
-        """`private`: their tables hand out private arrays."""
+    def __init__(
+        self, parameters: Sequence[Parameter], private: bool, share: Callable[[], float] = lambda: 1.0
+    ) -> None:
+        """`private`: their tables hand out private arrays. `share()`: in sync this worker's part of the samples that
+        the step's gradient is the mean of, so that private rows, too, move by the gradient of the whole cohort.
+        """
         self.tables: dict[str, SparseTable | PrivateTable | DenseTable] = {}
         self._parameters = parameters
+        self._share = share
         for parameter in parameters:
             spec = parameter.spec
             if isinstance(parameter, SparseParameter):
@@ -73,17 +81,27 @@ class LocalHome:
         """Nothing to fetch."""
 
     def take(self, step: Step, upcoming: Sequence[Features]) -> None:
+        share = self._share()
         for parameter in self._parameters:
             table = self.tables[parameter.spec.name]
             if isinstance(parameter, DenseParameter):
                 assert isinstance(table, DenseTable)
-                table.push(parameter.gradient())
-                parameter.pack.load(table.values)
+                whole = _part(parameter.gradient(), share)
+                if self._accepts(table.spec.name, whole):
+                    table.push(whole)
+                    parameter.pack.load(table.values)
             else:
                 gradient = parameter.gradient()
-                if gradient is not None:
+                if gradient is not None and self._accepts(table.spec.name, gradient[1]):
                     assert not isinstance(table, DenseTable)
-                    table.push(*gradient, unique=True)
+                    table.push(gradient[0], _part(gradient[1], share), unique=True)
+
+    def _accepts(self, table: str, gradient: Rows) -> bool:
+        """As a server does: what is no number changes nothing; nor does a step whose gradients the servers refused."""
+        if not np.isfinite(gradient).all():
+            log.warning("table %s: a gradient with NaN or Inf is left out", table)
+            return False
+        return self._share() > 0
 
     def end(self, epoch: int) -> None:
         """Nothing is under way."""
@@ -119,6 +137,7 @@ class StepHome:
         self._parameters = parameters
         self._servers = servers
         self._numbers = numbers
+        self.share = 1.0  # of this worker in the samples of the last step
         self._asked: deque[tuple[Pending, list[Keys | None]]] = deque()
         self._next_step = 0
         for parameter in parameters:
@@ -141,7 +160,7 @@ class StepHome:
         pending = self._servers.update(step.epoch, step.number, step.samples, final, self._pushes(), pulls)
         self._next_step = step.number + 1
         self._asked.append((pending, keys))
-        if upcoming:
+        if upcoming or not self.lookahead:
             self._stage()
 
     def end(self, epoch: int) -> None:
@@ -176,13 +195,17 @@ class StepHome:
     def _stage(self) -> None:
         """The oldest question's answer becomes the parameters of the coming batch."""
         pending, keys = self._asked.popleft()
-        rows = self._servers.rows(pending)
-        for parameter, key, values in zip(self._parameters, keys, rows, strict=True):
+        rows, self.share = self._servers.fetched(pending)
+        for parameter, key, values in zip(self._parameters[: len(keys)], keys, rows, strict=True):
             if isinstance(parameter, DenseParameter):
                 parameter.pack.load(values)
             else:
                 assert key is not None
                 parameter.embedding.stage(key, values)
+
+
+def _part(gradient: Rows, share: float) -> Rows:
+    return gradient if share == 1 else gradient * gradient.dtype.type(share)
 
 
 class RowsOnDemand:

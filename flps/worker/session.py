@@ -105,12 +105,14 @@ class Session:
         self._servers.declare([spec for _, spec in shared], first)
         numbers = {spec.name: n for n, (_, spec) in enumerate(shared)}
         homes: dict[str, Home] = {}
-        if local:
-            homes["local"] = LocalHome(local, private=True)
         if stepwise:
             homes["step"] = StepHome(stepwise, self._servers, numbers, lookahead=int(runner.sync_mode != "sync"))
         if windowed:
             homes["window"] = WindowHome(windowed, self._servers, numbers, runner.geo_step)
+        if local:  # the last one: what a step means for private rows is known when the servers have answered
+            step = homes.get("step")
+            share = (lambda: step.share) if isinstance(step, StepHome) else (lambda: 1.0)
+            homes["local"] = LocalHome(local, private=True, share=share)
         return homes
 
     def _warm_up(self) -> None:

@@ -44,6 +44,11 @@ class SparseWindow:
         assert delta.keys is not None
         self._replica.sent(delta.keys, applied)
 
+    def keep(self, delta: Push) -> None:
+        """A server refused it: what is sound goes with the next window, what is no number is forgotten."""
+        assert delta.keys is not None
+        self._replica.keep(delta.keys, delta.values)
+
     def receive(self, changed: Push) -> None:
         """Others changed rows."""
         assert changed.keys is not None
@@ -79,6 +84,10 @@ class DenseWindow:
     def sent(self, delta: Push, applied: Rows) -> None:
         """The servers added `applied`."""
         self._replica.sent(applied)
+
+    def keep(self, delta: Push) -> None:
+        """A server refused it: what is no number is forgotten, the rest goes with the next window by itself."""
+        self._replica.keep(delta.values)
 
     def receive(self, changed: Push) -> None:
         """Others changed values; with keys: at these places only."""
@@ -142,6 +151,8 @@ class WindowHome:
         self._samples = self._steps = 0
         for delta, applied in zip(deltas, exchanged.applied, strict=True):
             self._tables[delta.table].sent(delta, applied)
+            if exchanged.refused:
+                self._tables[delta.table].keep(delta)
         self._receive(exchanged.changed)
         for table in self._tables.values():
             table.show_own()
