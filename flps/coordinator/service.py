@@ -59,10 +59,12 @@ class MembershipService:
                 return [(ticket, Done()), *self._release(now)]
 
     def tick(self, now: float) -> Answers:
+        self._decide_end(now)
+        if self._finish_at is not None:
+            return []  # servers end by themselves now: their silence is no loss
         losses = self._membership.expire(now)
         for loss in losses:
             self._mourn(loss)
-        self._decide_end(now)
         return self._release(now) if losses else []
 
     def _arrive(self, ticket: Ticket, arrive: Arrive, now: float) -> Answers:

@@ -27,7 +27,7 @@ from flps.models.catalog import BUILT_IN
 
 ROLE_TARGET = "flps.launch.role:run_role"
 PRELOAD = ("flps.launch.child",)
-PRELOAD_ROLES = ("torch", "torch.fx.experimental.symbolic_shapes", "flps.launch.role")
+PRELOAD_ROLES = ("torch", "flps.launch.role")
 UNKNOWN_CODE = 255  # what multiprocessing says when the parent of the roles died before the role did
 
 

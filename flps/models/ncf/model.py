@@ -111,8 +111,9 @@ class NCF_NeuMF(Ncf):  # noqa: N801
 
 
 def bare_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer whose weights nobody has drawn yet, so that torch's global generator is left alone."""
-    return nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    """A linear layer whose weights are to be drawn later; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        return nn.Linear(inputs, outputs)
 
 
 def perceptron(widths: Sequence[int]) -> nn.Sequential:
