@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from zmq.utils.garbage import GarbageCollectorThread  # pyzmq's servant for zero-copy frames; it lives on, too
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE_S = 2.0
@@ -50,7 +51,8 @@ def _children() -> list[psutil.Process]:
 
 def _alive() -> set[str]:
     """Every thread, child process and socket of this process, in words."""
-    threads = {f"thread {thread.name} ({thread.ident})" for thread in threading.enumerate()}
+    running = [thread for thread in threading.enumerate() if not isinstance(thread, GarbageCollectorThread)]
+    threads = {f"thread {thread.name} ({thread.ident})" for thread in running}
     return threads | {f"process {child.pid}" for child in _children() if not _is_servant(child)} | _sockets()
 
 

@@ -173,13 +173,27 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     infer_reader_path: Annotated[
         str, Meta(description="Module or file of the test reader; left out: the same as `train_reader_path`.")
     ] = ""
-    infer_batch_size: Annotated[int, Meta(ge=1, description="Samples of one step of inference.")] = 512
+    infer_batch_size: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Samples that a test reader gives at once. Above 1 it is also how many pairs of user and item "
+            "`flps eval -m` scores in one call, at least one user's.",
+        ),
+    ] = 512
     infer_load_path: Annotated[
-        str, Meta(description="Where inference looks for saved models; left out: `model_save_path`.")
+        str,
+        Meta(
+            description="Where `flps eval -m` looks for saved models; left out: `model_save_path`. A relative path is "
+            "looked for in the run folder that is named, else in the newest run of the log folder, then beside the "
+            "yaml."
+        ),
     ] = ""
-    infer_start_epoch: Annotated[int, Meta(ge=0, description="First saved epoch that inference reads.")] = 0
+    infer_start_epoch: Annotated[
+        int, Meta(ge=0, description="First saved epoch that `flps eval -m` measures; folders count the epochs done.")
+    ] = 0
     infer_end_epoch: Annotated[
-        Epoch | None, Meta(description="Inference stops before this epoch; left out: after the last saved one.")
+        Epoch | None, Meta(description="`flps eval -m` stops before this epoch; left out: after the last saved one.")
     ] = None
     need_dump: Annotated[bool, Meta(description="Write samples or parameters to text files; off unless asked.")] = False
     dump_fields_path: Annotated[
