@@ -6,6 +6,8 @@ import importlib.util
 import inspect
 import logging
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,13 @@ from flps.worker.client import FLClient
 from flps.worker.session import Session
 
 log = logging.getLogger(__name__)
+GAUGE_EVERY_S = 1.0
 
 
 def run_role(job: Job, role: str, rank: int) -> None:
     """Play a role until the job is over. Raises FlpsError when it does not end in good order."""
+    if job.security == "plain":
+        log.warning("--insecure: what this role sends and receives is neither encrypted nor authenticated")
     if role == "worker":
         run_worker(job, rank)
     elif role == "server":
@@ -38,28 +43,18 @@ def run_role(job: Job, role: str, rank: int) -> None:
 
 def run_coordinator(job: Job) -> None:
     """Host membership, barriers and metrics."""
-    member = Member("coordinator", 0)
-    events = _events(job, member)
-    carrier = Carrier(job, member)
-    listener = Listener(carrier, job.coordinator)
-    try:
+    with ExitStack() as stack:
+        events, _, listener = _answering(stack, job, Member("coordinator", 0), job.coordinator)
         events.write("ready")
-        serve(listener, [_membership(job, events)], _never)
-    finally:
-        listener.close()
-        carrier.shut_down()
-        events.close()
+        serve(listener, [_membership(job, events)], Gauge(listener, events))
 
 
 def run_server(job: Job, rank: int) -> None:
     """Host a share of the tables; server 0 hosts membership too when there is no coordinator."""
-    member = Member("server", rank)
-    events = _events(job, member)
-    carrier = Carrier(job, member)
-    listener = Listener(carrier, job.servers[rank])
-    coordinator = Member("coordinator" if job.coordinators else "server", 0)
-    heartbeat = Heartbeat(carrier, job.coordinator, coordinator)
-    try:
+    with ExitStack() as stack:
+        events, carrier, listener = _answering(stack, job, Member("server", rank), job.servers[rank])
+        heartbeat = Heartbeat(carrier, job.coordinator, Member("coordinator" if job.coordinators else "server", 0))
+        stack.callback(heartbeat.stop)
         warm_from = job.config.runner.warmup_model_path
         folder = Path(job.config_dir) / warm_from if warm_from else None
         store = Store(rank, len(job.servers), job.config.network.keys_max, folder)
@@ -68,16 +63,48 @@ def run_server(job: Job, rank: int) -> None:
             services.append(_membership(job, events))
         heartbeat.start()
         events.write("ready")
-        serve(listener, services, heartbeat.check)
-        log.info(
-            "%d bytes in, %d bytes out, %d messages refused", listener.bytes_in, listener.bytes_out, listener.rejected
+        gauge = Gauge(listener, events, heartbeat.check)
+        serve(listener, services, gauge)
+        gauge.write("done")
+
+
+class Gauge:
+    """Called at every tick of a listener: looks whether to give up, and now and then says how much has passed."""
+
+    def __init__(self, listener: Listener, events: EventLog, check: Callable[[], None] = lambda: None) -> None:
+        """`check()` raises to end the role early."""
+        self._listener = listener
+        self._events = events
+        self._check = check
+        self._next = 0.0
+
+    def __call__(self) -> None:
+        self._check()
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + GAUGE_EVERY_S
+            self.write("serve")
+
+    def write(self, state: str) -> None:
+        """One event with what the listener has counted."""
+        listener = self._listener
+        self._events.write(
+            "progress",
+            state=state,
+            bytes_in=listener.bytes_in,
+            bytes_out=listener.bytes_out,
+            rejected_pushes=listener.rejected,
         )
-        events.write("progress", state="done", bytes_in=listener.bytes_in, bytes_out=listener.bytes_out)
-    finally:
-        heartbeat.stop()
-        listener.close()
-        carrier.shut_down()
-        events.close()
+
+
+def _answering(stack: ExitStack, job: Job, member: Member, endpoint: str) -> tuple[EventLog, Carrier, Listener]:
+    """What a role that answers needs; all of it is let go when the stack unwinds."""
+    events = EventLog(str(Path(job.run_dir) / "metrics.jsonl"), member.role, member.rank)
+    stack.callback(events.close)
+    carrier = Carrier(job, member)
+    stack.callback(carrier.shut_down)
+    listener = Listener(carrier, endpoint)
+    stack.callback(listener.close)
+    return events, carrier, listener
 
 
 def run_worker(job: Job, rank: int) -> None:
@@ -99,14 +126,6 @@ def run_worker(job: Job, rank: int) -> None:
 
 def _membership(job: Job, events: EventLog) -> MembershipService:
     return MembershipService(job.workers, len(job.servers), job.config.network, events, time.monotonic())
-
-
-def _events(job: Job, member: Member) -> EventLog:
-    return EventLog(str(Path(job.run_dir) / "metrics.jsonl"), member.role, member.rank)
-
-
-def _never() -> None:
-    """The coordinator has nobody whose silence would end it."""
 
 
 def _files(job: Job, folder: str, rank: int) -> list[Path]:
