@@ -137,6 +137,8 @@ class StepHome:
         self._parameters = parameters
         self._servers = servers
         self._numbers = numbers
+        # An embedding that names no feature asks for its rows when it is called.
+        self._fetched = [p for p in parameters if isinstance(p, DenseParameter) or p.embedding.feature]
         self.share = 1.0  # of this worker in the samples of the last step
         self._asked: deque[tuple[Pending, list[Keys | None]]] = deque()
         self._next_step = 0
@@ -176,8 +178,8 @@ class StepHome:
             parameter.pack.load(values)
 
     def _questions(self, batch: Features) -> tuple[list[Pull], list[Keys | None]]:
-        keys = [p.keys(batch) if isinstance(p, SparseParameter) else None for p in self._parameters]
-        pulls = [Pull(self._numbers[p.spec.name], k) for p, k in zip(self._parameters, keys, strict=True)]
+        keys = [p.keys(batch) if isinstance(p, SparseParameter) else None for p in self._fetched]
+        pulls = [Pull(self._numbers[p.spec.name], k) for p, k in zip(self._fetched, keys, strict=True)]
         return pulls, keys
 
     def _pushes(self) -> list[Push]:
@@ -196,7 +198,7 @@ class StepHome:
         """The oldest question's answer becomes the parameters of the coming batch."""
         pending, keys = self._asked.popleft()
         rows, self.share = self._servers.fetched(pending)
-        for parameter, key, values in zip(self._parameters[: len(keys)], keys, rows, strict=True):
+        for parameter, key, values in zip(self._fetched[: len(keys)], keys, rows, strict=True):
             if isinstance(parameter, DenseParameter):
                 parameter.pack.load(values)
             else:
