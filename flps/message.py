@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import Meta
 
 from flps.errors import PrivacyError, ProtocolError
-from flps.privacy import PrivateArray
+from flps.privacy import owner_of
 
 VERSION = 1
 HEADER_BYTES_MAX = 1 << 20
@@ -210,13 +210,16 @@ class _Encoding:
         self.tensors: list[Tensor] = []
 
     def hook(self, value: Any) -> list[Any]:
-        if isinstance(value, PrivateArray):
-            raise PrivacyError(f"table {value.owner!r} is private: its rows may not leave this process")
         if not isinstance(value, np.ndarray):
             raise TypeError(f"{type(value).__name__} cannot be sent")
+        owner = owner_of(value)
+        if owner is not None:
+            raise PrivacyError(f"table {owner!r} is private: its rows may not leave this process")
         kind = value.dtype.newbyteorder("<").str[1:]
         if kind not in _DTYPES:
             raise TypeError(f"a tensor of {value.dtype} cannot be sent; use one of {sorted(_DTYPES)}")
+        if value.ndim > _DIMS_MAX:
+            raise TypeError(f"a tensor of {value.ndim} dimensions cannot be sent, at most {_DIMS_MAX} can")
         self.tensors.append(np.ascontiguousarray(value, value.dtype.newbyteorder("<")))
         return [len(self.tensors), kind, list(value.shape)]
 
@@ -246,7 +249,7 @@ class _Decoding:
 def _description(value: Any) -> tuple[int, str, list[int]]:
     match value:
         case [int(number), str(kind), list(shape)] if kind in _DTYPES and len(shape) <= _DIMS_MAX:
-            if all(isinstance(size, int) and 0 <= size < 2**48 for size in shape):
+            if all(type(size) is int and 0 <= size < 2**48 for size in shape):
                 return number, kind, shape
     raise ProtocolError(f"{str(value)[:80]} does not describe a tensor")
 
