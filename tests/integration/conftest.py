@@ -97,7 +97,7 @@ def small_job(folder: Path) -> dict[str, Any]:
             "fc_layers": [8, 6, 4],
             "optimizer": {"class": "adam", "learning_rate": 0.01},
         },
-        "network": {"heartbeat_s": 0.5},
+        "network": {"heartbeat_s": 0.1},
     }
 
 

@@ -1,4 +1,8 @@
-"""sync is one process on the union batch: an independent loop of plain torch gives the same numbers."""
+"""Equality with an independent loop of plain torch, all tables and dense parameters compared at the end.
+
+sync: N workers are one process on the union batch. async with one worker: each gradient is taken one step late, since
+the rows of the next batch are asked for before this batch's gradient is sent.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +57,7 @@ class Torch:
             self.lazy = {name: LazyAdam(self.tensors[name].detach(), lr) for name in ("user", "item")}
             self.optimizer = torch.optim.Adam([t for n, t in self.tensors.items() if n not in self.lazy], lr=lr)
 
-    def logits(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        t = self.tensors
+    def logits(self, t: Tensors, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         user, item = t["user"][users], t["item"][items]
         hidden = torch.cat((user[:, self.mf_dim :], item[:, self.mf_dim :]), 1)
         for layer in ("tower.0", "tower.2"):
@@ -62,11 +65,16 @@ class Torch:
         product = user[:, : self.mf_dim] * item[:, : self.mf_dim]
         return F.linear(torch.cat((product, hidden), 1), t["prediction.weight"], t["prediction.bias"]).squeeze(1)
 
-    def step(self, users: torch.Tensor, items: torch.Tensor, labels: torch.Tensor) -> None:
-        for tensor in self.tensors.values():
-            tensor.grad = None
-        logits = self.logits(users, items)
+    def snapshot(self) -> Tensors:
+        return {name: tensor.detach().clone().requires_grad_() for name, tensor in self.tensors.items()}
+
+    def step(self, users: torch.Tensor, items: torch.Tensor, labels: torch.Tensor, at: Tensors | None = None) -> None:
+        """One step; `at`: the numbers at which the gradient is taken, when they are not the newest ones."""
+        at = at or self.snapshot()
+        logits = self.logits(at, users, items)
         F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype)).backward()
+        for name, tensor in self.tensors.items():
+            tensor.grad = at[name].grad
         self.optimizer.step()
         for name, ids in (("user", users), ("item", items)):
             gradient = self.tensors[name].grad
@@ -96,8 +104,11 @@ def union_batches(sets: list[TrainSet], epoch: int) -> list[tuple[torch.Tensor, 
     return steps
 
 
-def trained_alone(config: Any, clients: int, dtype: torch.dtype) -> tuple[Tensors, int]:
-    """The same job in one loop; its numbers at the end, and how many steps it took."""
+def trained_alone(config: Any, clients: int, dtype: torch.dtype, delay: int = 0) -> tuple[Tensors, int]:
+    """The same job in one loop; its numbers at the end, and how many steps it took.
+
+    delay: the gradient of a step is taken at the numbers of so many steps ago; an epoch begins with the newest ones.
+    """
     runner = config.runner
     sampling = Sampling(batch_size=runner.train_batch_size, seed=config.seed, negatives="fixed")
     sets = [open_train(runner.train_data_dir, client, clients, sampling=sampling) for client in range(clients)]
@@ -105,8 +116,11 @@ def trained_alone(config: Any, clients: int, dtype: torch.dtype) -> tuple[Tensor
     alone = Torch(first_tensors(config, dtype), optimizer["class"], optimizer["learning_rate"], mf_dim=4)
     steps = 0
     for epoch in range(runner.epochs):
-        for batch in union_batches(sets, epoch):
-            alone.step(*batch)
+        versions = [alone.snapshot()]
+        for number, batch in enumerate(union_batches(sets, epoch)):
+            at = {name: tensor.detach().requires_grad_() for name, tensor in versions[max(0, number - delay)].items()}
+            alone.step(*batch, at=at)
+            versions.append(alone.snapshot())
             steps += 1
     return {name: tensor.detach() for name, tensor in alone.tensors.items()}, steps
 
@@ -151,3 +165,21 @@ def test_sync_is_one_process_on_the_union_batch(
     first = first_tensors(config, getattr(torch, dtype))
     assert min(float((alone[name] - first[name]).abs().max()) for name in first) > 1e-3
     assert largest_difference(parameters, alone) <= bound
+
+
+@pytest.mark.parametrize(("rule", "lr"), [("sgd", 0.5), ("adagrad", 0.05), ("adam", 0.002)])
+def test_async_with_one_worker_is_one_step_late(
+    shards: Callable[..., Path], federate: Callable[..., Any], rule: str, lr: float
+) -> None:
+    settings = {
+        "runner": {"sync_mode": "async"},
+        "hyper_parameters": {"optimizer": {"class": rule, "learning_rate": lr}},
+        "table_parameters": {name: {"dtype": "float64"} for name in ("user_embedding", "item_embedding", "dense")},
+    }
+    saved = federate(shards(4), settings, workers=1, servers=2)
+    config = load(saved.run_dir / "config.yaml", (), schemas())
+    late, steps = trained_alone(config, 1, torch.float64, delay=1)
+    in_time, _ = trained_alone(config, 1, torch.float64)
+    assert steps >= 50
+    assert largest_difference(saved.parameters(), late) <= 1e-12
+    assert largest_difference(saved.parameters(), in_time) > 1e-4
