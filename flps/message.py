@@ -122,9 +122,9 @@ class Detach(msgspec.Struct, frozen=True, tag="detach"):
 
 
 class Save(msgspec.Struct, frozen=True, tag="save"):
-    """Write this server's share of every table into a folder."""
+    """Write this server's share of every table for this epoch; where to is the server's choice."""
 
-    folder: Name
+    epoch: Count
 
 
 class Saved(msgspec.Struct, frozen=True, tag="saved"):

@@ -158,9 +158,9 @@ class Servers:
                 whole[place[rank]] = delta.values[place[rank]] * whole.dtype.type(answer.weight)
         return Exchanged(applied, changed, is_refused)
 
-    def save(self, folder: str) -> dict[str, str]:
-        """Let every server write its share into `folder`; returns file -> sha256."""
-        numbers = [connection.send(Save(folder)) for connection in self._connections]
+    def save(self, epoch: int) -> dict[str, str]:
+        """Let every server write its share of the model after `epoch` epochs; returns file -> sha256."""
+        numbers = [connection.send(Save(epoch)) for connection in self._connections]
         files: dict[str, str] = {}
         for connection, number in zip(self._connections, numbers, strict=True):
             files.update(_expect(Saved, connection.wait(number, self._barrier_s)).files)

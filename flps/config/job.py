@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -25,3 +26,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     security: Security
     key_dir: str = ""  # CURVE keys, when security is "curve"
     trainer: str = ""  # a user's trainer script, absolute
+
+    @property
+    def models(self) -> Path:
+        """Folder of the saved models: inside the run folder, or on storage that all hosts share."""
+        return Path(self.run_dir) / self.config.runner.model_save_path

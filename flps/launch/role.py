@@ -58,7 +58,7 @@ def run_server(job: Job, rank: int) -> None:
         warm_from = job.config.runner.warmup_model_path
         folder = Path(job.config_dir) / warm_from if warm_from else None
         store = Store(rank, len(job.servers), job.config.network.keys_max, folder)
-        services: list[Service] = [TableService(store, job.config, job.workers, lambda: heartbeat.lost)]
+        services: list[Service] = [TableService(store, job.config, job.workers, job.models, lambda: heartbeat.lost)]
         if rank == 0 and not job.coordinators:
             services.append(_membership(job, events))
         heartbeat.start()

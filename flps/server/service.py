@@ -21,9 +21,12 @@ log = logging.getLogger(__name__)
 class TableService:
     """Answers pulls and pushes; ends when every worker has left or is lost."""
 
-    def __init__(self, store: Store, config: Config, workers: int, lost: Callable[[], frozenset[Member]]) -> None:
-        """`lost()` names the members that the coordinator holds for lost."""
+    def __init__(
+        self, store: Store, config: Config, workers: int, models: Path, lost: Callable[[], frozenset[Member]]
+    ) -> None:
+        """`models`: folder of the saved models; `lost()` names the members that the coordinator holds for lost."""
         self._store = store
+        self._models = models
         self._lost = lost
         self._present = set(range(workers))
         self._waits_for_cohort = config.runner.sync_mode == "sync"
@@ -51,7 +54,7 @@ class TableService:
             case Window():
                 return [(ticket, self._windows.take(ticket.member.rank, body))]
             case Save():
-                return [(ticket, Saved(self._store.save(Path(body.folder))))]
+                return [(ticket, Saved(self._store.save(self._models / str(body.epoch))))]
             case _:
                 self._forget(ticket.member.rank)
                 return [(ticket, Done()), *self._complete()]

@@ -227,7 +227,7 @@ class Session:
 
     def folder_of(self, epoch: int) -> Path:
         """Where the model after `epoch` epochs is saved."""
-        return Path(self.job.run_dir) / self.config.runner.model_save_path / str(epoch)
+        return self.job.models / str(epoch)
 
     def save(self, epoch: int, workers: Sequence[int]) -> None:
         """Save the whole model: each client its private tables, each server its share, the first worker the manifest.
@@ -244,13 +244,24 @@ class Session:
             name = f"private-{self.rank}-of-{self.job.workers}.safetensors"
             files[name] = write_tables(folder / name, local.dump())
         if is_first:
-            files.update(self._servers.save(str(folder)))
+            files.update(self._servers.save(epoch))
         written = self.barrier(f"saved {epoch}", Report(files=files)).report.files
         if is_first:
-            manifest = self._manifest(epoch, written, workers)
-            files = {**written, **export(folder, manifest)}
-            write_manifest(folder, msgspec.structs.replace(manifest, files=files))
+            self._complete(folder, self._manifest(epoch, written, workers))
             log.info("saved the model after epoch %d: %s", epoch, folder)
+
+    def _complete(self, folder: Path, manifest: Manifest) -> None:
+        """Export the shared part and write the manifest."""
+        elsewhere = [name for name in manifest.files if name.startswith("shared-") and not (folder / name).exists()]
+        if elsewhere:
+            log.warning(
+                "%s lie on their servers' hosts: bring them into %s, or name a model_save_path that all hosts share",
+                ", ".join(elsewhere),
+                folder,
+            )
+        else:
+            manifest = msgspec.structs.replace(manifest, files={**manifest.files, **export(folder, manifest)})
+        write_manifest(folder, manifest)
 
     def _manifest(self, epoch: int, files: dict[str, str], clients: Sequence[int]) -> Manifest:
         dense = [p.parameter for p in self.placed if isinstance(p.parameter, DenseParameter)]
