@@ -7,7 +7,7 @@ Law 2: a push that a server refused is counted and left out, and the step goes o
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -68,8 +68,17 @@ class Exchanged(NamedTuple):
 class Servers:
     """All parameter servers of a run, seen from one worker."""
 
-    def __init__(self, connections: Sequence[Connection], max_refused: int, barrier_s: float) -> None:
-        """`barrier_s`: longest wait for an answer that depends on other workers."""
+    def __init__(
+        self,
+        connections: Sequence[Connection],
+        max_refused: int,
+        barrier_s: float,
+        tell_refused: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        """`barrier_s`: longest wait for an answer that depends on other workers; `tell_refused(reason)`: a push was
+        refused.
+        """
+        self._tell_refused = tell_refused
         self._connections = connections
         self._max_refused = max_refused
         self._barrier_s = barrier_s
@@ -249,6 +258,7 @@ class Servers:
         self.rejected_pushes += 1
         self._refused_in_a_row += 1
         log.warning("push refused (%d in a row): %s", self._refused_in_a_row, refusal)
+        self._tell_refused(str(refusal))
         if self._refused_in_a_row >= self._max_refused:
             raise FlpsError(f"{self._refused_in_a_row} pushes in a row were refused, the last one: {refusal}")
 

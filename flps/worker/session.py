@@ -56,7 +56,7 @@ class Session:
             for n, endpoint in enumerate(job.servers)
         ]
         network = self.config.network
-        self._servers = Servers(connections, network.max_refused, network.barrier_timeout_s)
+        self._servers = Servers(connections, network.max_refused, network.barrier_timeout_s, self._tell_refused)
         # Requests to one peer are numbered in one line, so server 0 as coordinator shares its connection.
         self._coordinator = (
             Connection(self._carrier, job.coordinator, coordinator, self._heartbeat.check)
@@ -129,13 +129,14 @@ class Session:
 
     def barrier(self, name: str, report: Report | None = None) -> Release:
         """Wait for every worker that is alive; returns the sum of all reports."""
+        self.events.write("progress", state="waiting")
         answer = self._coordinator.ask(Arrive(name, report or Report()), self.config.network.barrier_timeout_s)
         assert isinstance(answer, Release)
         return answer
 
     def train(self, epoch: int) -> Totals:
         """One epoch over this client's samples, everything sent."""
-        self.events.write("progress", **self._progress_fields(epoch, "train"))
+        self.events.write("progress", **self._progress_fields(epoch, "training"))
         batches = (batch._asdict() for batch in self._dump.passing(epoch, self.train_set.epoch(epoch)))
         totals = self._trainer.epoch(epoch, batches, self.config.runner.print_interval, self._tell)
         self._dump.parameters(epoch)
@@ -171,7 +172,7 @@ class Session:
         now = time.monotonic()
         if now - self._event_at > _EVENT_EVERY_S or progress.samples == self.train_set.samples:
             self._event_at = now
-            fields = self._progress_fields(progress.epoch, "train")
+            fields = self._progress_fields(progress.epoch, "training")
             fields.update(
                 step=progress.step,
                 samples=progress.samples,
@@ -180,6 +181,9 @@ class Session:
                 auc=progress.auc,
             )
             self.events.write("progress", **fields)
+
+    def _tell_refused(self, reason: str) -> None:
+        self.events.write("refused", reason=reason, rejected_pushes=self._servers.rejected_pushes)
 
     def _progress_fields(self, epoch: int, state: str) -> dict[str, Any]:
         return {
@@ -200,7 +204,7 @@ class Session:
         """Rank this client's own held-out items with the servers' state and its private rows; None without test set."""
         if self.test_set is None:
             return None
-        self.events.write("progress", **self._progress_fields(epoch, "evaluate"))
+        self.events.write("progress", **self._progress_fields(epoch + 1, "evaluating"))
         return evaluate(
             model_score(self.model, self.device, self.config.runner.pure_bf16),
             self.test_set,
