@@ -117,6 +117,8 @@ class Listener:
         if isinstance(verdict, list):
             self._transmit(address, verdict)
             return None
+        if verdict == "early":
+            return None
         self._addresses[ticket] = address  # a repeat may come over a new connection
         return Request(ticket, body) if verdict == "new" else None
 
