@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -272,10 +273,27 @@ def decode(frames: Sequence[Any], limits: Limits) -> Envelope:
     try:
         envelope = msgspec.msgpack.decode(frames[0], type=Envelope, dec_hook=decoding.hook)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        cause = error.__cause__
-        raise cause if isinstance(cause, ProtocolError) else ProtocolError(f"unreadable header: {error}") from None
+        _check_version(frames[0])  # what cannot be read may be said in another version
+        raise ProtocolError(f"unreadable header: {error}") from None
     if envelope.version != VERSION:
-        raise ProtocolError(f"this is protocol version {VERSION}, the peer speaks {envelope.version}")
+        raise _other_version(envelope.version)
     if decoding.used != len(frames) - 1:
         raise ProtocolError(f"{len(frames) - 1} tensors came, the header names {decoding.used}")
     return envelope
+
+
+class _Opening(msgspec.Struct, frozen=True, array_like=True):
+    """What headers of every version begin with."""
+
+    version: int
+
+
+def _check_version(header: Any) -> None:
+    with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        version = msgspec.msgpack.decode(header, type=_Opening).version
+        if version != VERSION:
+            raise _other_version(version)
+
+
+def _other_version(version: int) -> ProtocolError:
+    return ProtocolError(f"this is protocol version {VERSION}, the peer speaks {version}")
