@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flps.privacy import reveal
-from flps.table import Adam, Initializer, SparseTable, TableSpec
+from flps.table import Adam, Initializer, SparseTable, TableSpec, distinct
 from flps.table.rules import AnyRule
 from flps.table.sparse import merge_duplicates
 
@@ -67,7 +67,7 @@ class Embedding(nn.Module):
 
     def forward(self, keys: Tensor) -> Tensor:
         """Rows (*, dim) of integer keys (*)."""
-        unique, inverse = np.unique(keys.reshape(-1).cpu().numpy().view(np.uint64), return_inverse=True)
+        unique, inverse = distinct(keys.reshape(-1).cpu().numpy().view(np.uint64), self.spec.bound)
         leaf = torch.from_numpy(self._rows(unique)).to(keys.device)
         if self.training and torch.is_grad_enabled():
             leaf.requires_grad_()

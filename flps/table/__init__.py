@@ -4,6 +4,7 @@ A table has three verbs: `pull(keys)`, `push(keys, values)` and, where an answer
 this process and a table behind servers are used alike, so a model trains alone, without servers, unchanged.
 
     index.py        key -> slot: which line of the storage a key's row stands in
+    distinct.py     the different ones of many keys
     initializer.py  what a row holds when it is first touched
     rules.py        how a push changes rows
     sparse.py       key -> row, rows made on first touch
@@ -14,6 +15,7 @@ this process and a table behind servers are used alike, so a model trains alone,
 
 from flps.table.change_log import ChangeLog
 from flps.table.dense import DenseTable
+from flps.table.distinct import distinct
 from flps.table.initializer import Initializer
 from flps.table.rules import Adagrad, AdagradRow, Adam, Rule, Sgd, Sum, make_rule
 from flps.table.sparse import SparseTable
@@ -31,5 +33,6 @@ __all__ = [
     "SparseTable",
     "Sum",
     "TableSpec",
+    "distinct",
     "make_rule",
 ]

@@ -10,6 +10,7 @@ from collections import deque
 
 import numpy as np
 
+from flps.table.distinct import union
 from flps.table.index import Slots
 
 EVERYBODY = -1  # the writer of a merged entry: everyone is told
@@ -41,7 +42,7 @@ class ChangeLog:
         if cursor < self._start:
             return None
         fresh = [slots for version, writer, slots in self._entries if version > cursor and writer != reader]
-        return np.unique(np.concatenate(fresh)) if fresh else np.empty(0, np.int64)
+        return union(fresh)
 
     def seen(self, reader: int) -> int:
         """`reader` is now up to date: returns its new cursor and drops what nobody will ask for."""

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from flps.table.dense import DenseTable
+from flps.table.distinct import union
 from flps.table.index import Keys, Slots
 from flps.table.rules import Rows, Sum
 from flps.table.sparse import SparseTable
@@ -42,7 +43,7 @@ class SparseReplica:
     def delta(self) -> tuple[Keys, Rows]:
         """Keys (N,) and deltas (N, dim) of the rows trained since the last call."""
         touched, self._touched = self._touched, []
-        slots = np.unique(np.concatenate(touched)) if touched else np.empty(0, np.int64)
+        slots = union(touched)
         keys = self._mine.keys(slots)
         return keys, self._mine.read(slots) - self._base.pull(keys)
 

@@ -7,8 +7,9 @@ divided over any number of servers. Weights are w, pushed gradients g.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 
 Rows: TypeAlias = NDArray[np.floating]
 State: TypeAlias = Sequence[Rows]
+
+_TABLED_STEPS = 1 << 16
+_TABLED_DECAY = 0.9994  # to the power of _TABLED_STEPS it is below what a float64 adds to 1
 
 
 class Rule(Protocol):
@@ -143,13 +147,35 @@ class Adam(msgspec.Struct, frozen=True, tag="adam"):
         second *= real(self.beta2)
         second += square
         # The corrections are one number a row; folding them into the step saves two passes over (N, D).
-        count = steps.astype(np.float64)
-        unbias = np.sqrt(1.0 - self.beta2**count)
+        rate, epsilon = self._corrections(steps)
         step = np.sqrt(second, out=square)
-        step += (self.epsilon * unbias).astype(values.dtype)
+        step += epsilon
         np.divide(first, step, out=step)
-        step *= (self.learning_rate * unbias / (1.0 - self.beta1**count)).astype(values.dtype)
+        step *= rate
         values -= step
+
+    def _corrections(self, steps: Rows) -> tuple[Rows, Rows]:
+        """lr sqrt(1 - b2**t) / (1 - b1**t) and eps sqrt(1 - b2**t), each (N, 1), for the steps t (N, 1)."""
+        if max(self.beta1, self.beta2) > _TABLED_DECAY:
+            return _adam_corrections(self, steps)
+        rate, epsilon = _tabled_corrections(self, steps.dtype)
+        count = steps.astype(np.int64)
+        return rate.take(count, mode="clip"), epsilon.take(count, mode="clip")
+
+
+def _adam_corrections(rule: Adam, steps: Rows) -> tuple[Rows, Rows]:
+    count = steps.astype(np.float64)
+    unbias = np.sqrt(1.0 - rule.beta2**count)
+    rate = rule.learning_rate * unbias / (1.0 - rule.beta1**count)
+    return rate.astype(steps.dtype), (rule.epsilon * unbias).astype(steps.dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _tabled_corrections(rule: Adam, dtype: np.dtype[Any]) -> tuple[Rows, Rows]:
+    """The corrections of every step until they no longer change: looking them up is quicker than two powers a row."""
+    count = np.arange(_TABLED_STEPS)
+    count[0] = 1  # a row that is changed has been pushed
+    return _adam_corrections(rule, count.astype(dtype))
 
 
 AnyRule: TypeAlias = Sum | Sgd | Adagrad | AdagradRow | Adam

@@ -21,7 +21,7 @@ from torch import nn
 from flps.config.types import Config, TableParameters, table_name
 from flps.errors import ConfigError
 from flps.nn import DensePack, Embedding
-from flps.table import Initializer, TableSpec, make_rule
+from flps.table import Initializer, TableSpec, distinct, make_rule
 
 Features: TypeAlias = Mapping[str, NDArray[Any]]
 Keys: TypeAlias = NDArray[np.uint64]
@@ -38,7 +38,7 @@ class SparseParameter:
 
     def keys(self, batch: Features) -> Keys:
         """The sorted, unique keys that a batch looks up."""
-        return np.unique(batch[self.embedding.feature].astype(np.int64, copy=False).view(np.uint64))
+        return distinct(batch[self.embedding.feature].astype(np.int64, copy=False).view(np.uint64), self.spec.bound)[0]
 
     def gradient(self) -> tuple[Keys, Rows] | None:
         """Keys and gradients of this step; None when nothing was looked up."""

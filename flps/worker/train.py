@@ -93,13 +93,18 @@ class Trainer:
 
     def _step(self, step: Step, batch: Features, upcoming: Sequence[Features], totals: Totals) -> None:
         tensors = {name: torch.from_numpy(array).to(self._device) for name, array in batch.items()}
-        with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
-            logits = self._model(tensors)
+        logits = self._forward(tensors)
         loss = self._model.loss(logits, tensors)  # type: ignore[operator]
         loss.backward()
         totals.add(loss.item(), logits, batch[self._target])
         for home in self._homes:
             home.take(step, upcoming[: 1 + home.lookahead])
+
+    def _forward(self, tensors: dict[str, Tensor]) -> Tensor:
+        if not self._bf16:  # entering autocast costs something even when it is off
+            return self._model(tensors)  # type: ignore[no-any-return]
+        with torch.autocast(self._device, torch.bfloat16):
+            return self._model(tensors)  # type: ignore[no-any-return]
 
 
 def _with_upcoming(batches: Iterable[Features], lookahead: int) -> Iterator[list[Features]]:
