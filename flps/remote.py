@@ -85,6 +85,7 @@ class Servers:
         self._specs: list[TableSpec] = []
         self._cursors: list[dict[int, int]] = [{} for _ in connections]
         self.rejected_pushes = 0
+        self._refused: Refused | None = None  # in the step or window that is being answered
         self._refused_in_a_row = 0
 
     @property
@@ -139,6 +140,8 @@ class Servers:
     def fetched(self, pending: Pending) -> Fetched:
         """What came of a step. Raises PeerLost, and FlpsError after too many refusals in a row."""
         answers = [self._rows_from(rank, pending) for rank in range(len(self._connections))]
+        if pending.bodies is not None and any(body.pushes for body in pending.bodies):
+            self._judge()
         rows = [
             self._joined(pull, places, [answer.values[at] for answer in answers])
             for at, (pull, places) in enumerate(zip(pending.pulls, pending.places, strict=True))
@@ -165,6 +168,8 @@ class Servers:
             changed += [self._placed(rank, push) for push in answer.changed]
             for delta, place, whole in zip(deltas, places, applied, strict=True):
                 whole[place[rank]] = delta.values[place[rank]] * whole.dtype.type(answer.weight)
+        if deltas:
+            self._judge()
         return Exchanged(applied, changed, is_refused)
 
     def save(self, epoch: int) -> dict[str, str]:
@@ -236,7 +241,6 @@ class Servers:
         connection = self._connections[rank]
         try:
             answer = connection.wait(pending.numbers[rank], self._barrier_s)
-            self._refused_in_a_row = 0
         except Refused as refusal:
             if pending.bodies is None:
                 raise
@@ -247,20 +251,23 @@ class Servers:
 
     def _changes_from(self, connection: Connection, number: int) -> Changes | None:
         try:
-            answer = _expect(Changes, connection.wait(number))
-            self._refused_in_a_row = 0
+            return _expect(Changes, connection.wait(number))
         except Refused as refusal:
             self._count(refusal)
             return None
-        return answer
 
     def _count(self, refusal: Refused) -> None:
         self.rejected_pushes += 1
-        self._refused_in_a_row += 1
-        log.warning("push refused (%d in a row): %s", self._refused_in_a_row, refusal)
+        self._refused = refusal
+        log.warning("push refused (after %d refused ones in a row): %s", self._refused_in_a_row, refusal)
         self._tell_refused(str(refusal))
+
+    def _judge(self) -> None:
+        """A step or window is refused when any server refused its part; too many in a row end the worker."""
+        refused, self._refused = self._refused, None
+        self._refused_in_a_row = self._refused_in_a_row + 1 if refused is not None else 0
         if self._refused_in_a_row >= self._max_refused:
-            raise FlpsError(f"{self._refused_in_a_row} pushes in a row were refused, the last one: {refusal}")
+            raise FlpsError(f"{self._refused_in_a_row} pushes in a row were refused, the last one: {refused}")
 
 
 def _expect(kind: type[Answer], answer: Any) -> Answer:

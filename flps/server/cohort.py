@@ -32,7 +32,9 @@ class Cohort:
                 f"the cohort at epoch {self._epoch} step {self._step}"
             )
         if rank not in self._expected:
-            raise Refused(f"worker {rank} is not in the cohort of epoch {self._epoch}: it left, or was held for lost")
+            raise Refused(
+                f"worker {rank} is not in the cohort of epoch {self._epoch}: it sent its last step, or is gone"
+            )
         self._arrived[rank] = (ticket, update)
 
     def drop(self, rank: int) -> None:

@@ -41,6 +41,8 @@ class TableService:
         ticket, body = request
         if ticket.member.role != "worker":
             raise Refused(f"{ticket.member} may not use tables: only workers do")
+        if ticket.member.rank not in self._present and not isinstance(body, Detach):
+            raise Refused(f"{ticket.member} takes no part: it left, was held for lost, or was never expected")
         match body:
             case Declare():
                 return [(ticket, Declared(tuple(self._store.declare(body.tables))))]

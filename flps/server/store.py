@@ -13,11 +13,12 @@ from typing import Any, TypeAlias
 import msgspec
 import numpy as np
 
-from flps.errors import ConfigError, DataError, Refused
+from flps.errors import ConfigError, Refused
 from flps.message import Pull, Push, Tensor
-from flps.routing import blocks, shard_of
+from flps.routing import shard_of
+from flps.server.warm import warm_up
 from flps.table import DenseTable, SparseTable, TableSpec
-from flps.table.files import read_tables, write_tables
+from flps.table.files import write_tables
 from flps.table.index import Slots
 
 Table: TypeAlias = SparseTable | DenseTable
@@ -40,9 +41,8 @@ class Store:
         try:
             specs = [msgspec.convert(spec, TableSpec) for spec in described]
             if not self.tables:
-                self.tables = [SparseTable(s) if s.kind == "sparse" else DenseTable(s) for s in specs]
-                self._warm_up()
-        except (msgspec.ValidationError, ConfigError) as error:
+                self.tables = self._make(specs)
+        except (msgspec.ValidationError, ConfigError, MemoryError) as error:
             raise Refused(f"cannot make the tables: {error}") from error
         standing = [table.spec for table in self.tables]
         if specs != standing:
@@ -55,10 +55,12 @@ class Store:
     def start(self, values: Sequence[Push]) -> None:
         """Set the first values of dense tables."""
         self.accept(values)
+        sparse = [self.tables[push.table].spec.name for push in values if push.keys is not None]
+        if sparse:
+            raise Refused(f"table {sparse[0]} is sparse: its rows have first values of their own")
         for push in values:
             table = self.tables[push.table]
-            if not isinstance(table, DenseTable):
-                raise Refused(f"table {table.spec.name} is sparse: its rows have first values of their own")
+            assert isinstance(table, DenseTable)
             table.start_with(push.values)
 
     def accept(self, pushes: Sequence[Push]) -> None:
@@ -112,6 +114,15 @@ class Store:
         name = f"shared-{self.rank}-of-{self.servers}.safetensors"
         return {name: write_tables(folder / name, {table.spec.name: table.dump() for table in self.tables})}
 
+    def _make(self, specs: Sequence[TableSpec]) -> list[Table]:
+        names = [spec.name for spec in specs]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"two tables have one name: {', '.join(sorted(names))}")
+        tables: list[Table] = [SparseTable(s) if s.kind == "sparse" else DenseTable(s) for s in specs]
+        if self._warm_from is not None:
+            warm_up(tables, self._warm_from, self.rank, self.servers)
+        return tables
+
     def _read(self, pull: Pull) -> Tensor:
         table = self.tables[pull.table]
         if isinstance(table, DenseTable):
@@ -141,23 +152,6 @@ class Store:
         if self.servers > 1 and (shard_of(keys, self.servers) != self.rank).any():
             raise Refused(f"table {spec.name}: not all keys belong to server {self.rank} of {self.servers}")
         return (keys.size, spec.dim)
-
-    def _warm_up(self) -> None:
-        if self._warm_from is None:
-            return
-        files = sorted(self._warm_from.glob("shared-*-of-*.safetensors"), key=lambda path: int(path.name.split("-")[1]))
-        if not files:
-            raise DataError(f"{self._warm_from} holds no saved shared tables (shared-*-of-*.safetensors)")
-        shares = [read_tables(path) for path in files]
-        for table in self.tables:
-            parts = [share[table.spec.name] for share in shares if table.spec.name in share]
-            if isinstance(table, SparseTable):
-                for part in parts:
-                    mine = shard_of(part["keys"], self.servers) == self.rank
-                    table.load(part, mine)
-            elif parts:
-                whole = np.concatenate([part["values"] for part in parts])
-                table.start_with(whole[blocks(whole.size, self.servers)[self.rank]])
 
 
 def _added(table: int, pushes: Sequence[Push]) -> Push:
