@@ -278,7 +278,7 @@ class Flrun:
         """Whether that many workers have begun that epoch."""
         with contextlib.suppress(ValueError, OSError):
             events = self.saved.events("progress")
-            return len({e["rank"] for e in events if e["state"] == "train" and e["epoch"] >= epoch}) == workers
+            return len({e["rank"] for e in events if e["role"] == "worker" and e.get("epoch", -1) >= epoch}) == workers
         return False
 
     def pid_of(self, role: str, rank: int) -> int:
