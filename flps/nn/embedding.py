@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -72,7 +71,7 @@ class Embedding(nn.Module):
         if self.training and torch.is_grad_enabled():
             leaf.requires_grad_()
             self._touched.append((unique, leaf))
-        picked = F.embedding(torch.from_numpy(inverse).to(keys.device), leaf)
+        picked = leaf.index_select(0, torch.from_numpy(inverse).to(keys.device))
         return picked.reshape(*keys.shape, self.spec.dim)
 
     def take_gradient(self) -> tuple[Keys, Rows] | None:

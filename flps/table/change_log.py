@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 
-import numpy as np
-
 from flps.table.distinct import union
 from flps.table.index import Slots
 
@@ -70,6 +68,6 @@ class ChangeLog:
 
     def _merge_first_two(self) -> None:
         (_, _, one), (version, _, two) = self._entries.popleft(), self._entries.popleft()
-        union = np.union1d(one, two)
-        self._entries.appendleft((version, EVERYBODY, union))
-        self._slots += union.size - one.size - two.size
+        both = union([one, two])
+        self._entries.appendleft((version, EVERYBODY, both))
+        self._slots += both.size - one.size - two.size

@@ -29,7 +29,7 @@ class DirectIndex:
         """Slot of each key (N,), -1 where it is not in the index. Raises Refused for keys out of range."""
         if keys.size and int(keys.max()) >= self._slots.size:
             raise Refused(f"key {int(keys.max())} is out of range: the table has keys 0..{self._slots.size - 1}")
-        return np.take(self._slots, keys.view(np.int64))
+        return self._slots.take(keys.view(np.int64))
 
     def insert(self, keys: Keys) -> Slots:
         """Give each of these new, unique keys the next slot; returns the slots (N,)."""

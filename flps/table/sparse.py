@@ -42,9 +42,8 @@ class SparseTable:
     def slots(self, keys: Keys) -> Slots:
         """Slot of each key (N,), making rows for keys that are new. Raises Refused for keys out of range."""
         slots = self._index.lookup(keys)
-        missing = slots == MISSING
-        if missing.any():
-            self._create(np.unique(keys[missing]))
+        if slots.size and slots.min() == MISSING:
+            self._create(np.unique(keys[slots == MISSING]))
             slots = self._index.lookup(keys)
         return slots
 
@@ -61,7 +60,7 @@ class SparseTable:
         if not unique:
             slots, pushed = merge_duplicates(slots, pushed)
         values = self.read(slots)
-        state = [np.take(array, slots, axis=0) for array in self._state]
+        state = [array.take(slots, axis=0) for array in self._state]
         self.spec.rule.apply(values, state, pushed)
         self._values[slots] = values
         for array, rows in zip(self._state, state, strict=True):
@@ -70,7 +69,7 @@ class SparseTable:
 
     def read(self, slots: Slots) -> Rows:
         """The rows (N, dim) that stand in these slots (N,)."""
-        return np.take(self._values, slots, axis=0)
+        return self._values.take(slots, axis=0)
 
     def write(self, slots: Slots, values: Rows) -> None:
         """Replace the weights of rows; their rule state stays."""
@@ -78,7 +77,7 @@ class SparseTable:
 
     def keys(self, slots: Slots | None = None) -> Keys:
         """The keys whose rows stand in these slots; without slots every key, ordered by slot."""
-        return self._keys[: len(self)].copy() if slots is None else np.take(self._keys, slots)
+        return self._keys[: len(self)].copy() if slots is None else self._keys.take(slots)
 
     def dump(self) -> dict[str, NDArray[Any]]:
         """Everything the table holds: keys (R,), values (R, dim), state.0, state.1, ... (R, S)."""
