@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from flps.errors import PrivacyError, ProtocolError
+from flps.errors import ConfigError, PrivacyError, ProtocolError
 from flps.privacy import owner_of
 
 VERSION = 1
@@ -29,7 +29,8 @@ _DIMS_MAX = 4
 
 Tensor: TypeAlias = np.ndarray[Any, Any]
 Name = Annotated[str, Meta(max_length=256)]
-Reason = Annotated[str, Meta(max_length=4096)]
+REASON_MAX = 4096
+Reason = Annotated[str, Meta(max_length=REASON_MAX)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
@@ -255,10 +256,22 @@ def _description(value: Any) -> tuple[int, str, list[int]]:
     raise ProtocolError(f"{str(value)[:80]} does not describe a tensor")
 
 
-def encode(envelope: Envelope) -> list[bytes | Tensor]:
-    """The frames of a message. Raises PrivacyError when it holds something private."""
+def encode(envelope: Envelope, limits: Limits = Limits()) -> list[bytes | Tensor]:  # noqa: B008  frozen
+    """The frames of a message. Raises PrivacyError when it holds something private, ConfigError when it is larger
+    than what a peer with the same limits takes.
+    """
     encoding = _Encoding()
     header = msgspec.msgpack.encode(envelope, enc_hook=encoding.hook)
+    largest = max((tensor.nbytes for tensor in encoding.tensors), default=0)
+    if largest > limits.frame_bytes:
+        raise ConfigError(
+            f"a tensor of {largest} bytes is over network.frame_bytes_max, {limits.frame_bytes}; raise it for all roles"
+        )
+    if len(encoding.tensors) >= limits.frames or len(header) > min(HEADER_BYTES_MAX, limits.frame_bytes):
+        raise ConfigError(
+            f"{type(envelope.body).__name__} with {len(encoding.tensors)} tensors and a header of {len(header)} bytes "
+            f"is over the limits: network.frames_max {limits.frames}, headers of {HEADER_BYTES_MAX} bytes"
+        )
     return [header, *encoding.tensors]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 
-from flps.errors import FlpsError, PeerLost, RoleFailed
+from flps.errors import FlpsError, PeerLost, ProtocolError, RoleFailed
 from flps.membership import Member
 from flps.message import Beat, Done, Hello, Pulse, Refusal
 from flps.transport.connection import Connection
@@ -51,24 +52,27 @@ class Heartbeat:
             self._thread.join()
 
     def _beat(self) -> None:
-        network = self._carrier.network
-        connection = Connection(self._carrier, self._endpoint, self._coordinator)
         try:
-            self._say_hello(connection)
-            heard_at = time.monotonic()
-            while not self._stop.is_set() and self._failure is None:
-                connection.call(Beat())
-                pulse = connection.hear(network.heartbeat_s)
-                if isinstance(pulse, Pulse):
-                    heard_at = time.monotonic()
-                    self._take(pulse)
-                    self._stop.wait(network.heartbeat_s)
-                elif time.monotonic() - heard_at > max(network.lease_s, 2 * network.heartbeat_s):
-                    self._failure = PeerLost(f"{self._coordinator} gave no sign of life for {network.lease_s:g} s")
+            with closing(Connection(self._carrier, self._endpoint, self._coordinator)) as connection:
+                self._say_hello(connection)
+                self._exchange_beats(connection)
         except FlpsError as error:
             self._failure = error
-        finally:
-            connection.close()
+
+    def _exchange_beats(self, connection: Connection) -> None:
+        network = self._carrier.network
+        heard_at = time.monotonic()
+        while not self._stop.is_set() and self._failure is None:
+            connection.call(Beat())
+            answer = connection.hear(network.heartbeat_s)
+            while answer is not None:  # after a pause several come at once: the last one knows most
+                if isinstance(answer, Pulse):
+                    heard_at = time.monotonic()
+                    self._take(answer)
+                answer = connection.hear(0.0)
+            if time.monotonic() - heard_at > max(network.lease_s, 2 * network.heartbeat_s):
+                raise PeerLost(f"{self._coordinator} gave no sign of life for {network.lease_s:g} s")
+            self._stop.wait(max(0.0, heard_at + network.heartbeat_s - time.monotonic()))
 
     def _say_hello(self, connection: Connection) -> None:
         network = self._carrier.network
@@ -85,6 +89,9 @@ class Heartbeat:
                 raise PeerLost(f"{self._coordinator} did not answer within {network.start_timeout_s:g} s of the start")
 
     def _take(self, pulse: Pulse) -> None:
-        self._lost = frozenset(Member(role, int(rank)) for role, _, rank in (m.partition(":") for m in pulse.lost))
+        names = [name.partition(":") for name in pulse.lost]
+        if not all(rank.isdecimal() for _, _, rank in names):
+            raise ProtocolError(f"{self._coordinator} names lost members {pulse.lost}, expected role:rank")
+        self._lost = frozenset(Member(role, int(rank)) for role, _, rank in names)
         if pulse.stop:
             self._failure = RoleFailed(pulse.stop)

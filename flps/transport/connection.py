@@ -49,8 +49,8 @@ class Connection:
 
     def send(self, body: Body) -> int:
         """Send a request; returns its number, for `wait`."""
+        request = _Request(self._encode(self._sequence + 1, body), time.monotonic())
         self._sequence += 1
-        request = _Request(self._encode(self._sequence, body), time.monotonic())
         self._open[self._sequence] = request
         self._transmit(request.frames)
         return self._sequence
@@ -95,7 +95,8 @@ class Connection:
 
     def _encode(self, sequence: int, body: Body) -> list[Any]:
         carrier = self._carrier
-        return encode(Envelope(VERSION, carrier.run, str(carrier.member), carrier.incarnation, sequence, body))
+        envelope = Envelope(VERSION, carrier.run, str(carrier.member), carrier.incarnation, sequence, body)
+        return encode(envelope, carrier.limits)
 
     def _transmit(self, frames: list[Any]) -> None:
         self.bytes_out += sum(memoryview(frame).nbytes for frame in frames)

@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from flps.errors import ProtocolError, Refused
+import msgspec
+
+from flps.errors import ConfigError, ProtocolError, Refused
 from flps.ledger import Ledger
 from flps.membership import Member
-from flps.message import VERSION, Body, Envelope, Refusal, decode, encode
+from flps.message import REASON_MAX, VERSION, Body, Envelope, Refusal, decode, encode
 from flps.transport.sockets import Carrier
 
 log = logging.getLogger(__name__)
@@ -81,7 +83,7 @@ class Listener:
             self.rejected += 1
             log.warning("refused a message of %s: %s", ticket.member if ticket else "a stranger", error)
             if ticket is not None:
-                self._transmit(address, self._encode(ticket, Refusal(str(error))))
+                self._transmit(address, self._encode(ticket, _refusal(error)))
             return None
 
     def answer(self, ticket: Ticket, body: Body) -> None:
@@ -124,7 +126,11 @@ class Listener:
 
     def _encode(self, ticket: Ticket, body: Body) -> list[Any]:
         carrier = self._carrier
-        return encode(Envelope(VERSION, carrier.run, str(carrier.member), carrier.incarnation, ticket.sequence, body))
+        envelope = Envelope(VERSION, carrier.run, str(carrier.member), carrier.incarnation, ticket.sequence, body)
+        try:
+            return encode(envelope, carrier.limits)
+        except ConfigError as error:  # the answer is too large: who asked gets to know
+            return encode(msgspec.structs.replace(envelope, body=_refusal(error)))
 
     def _transmit(self, address: Any, frames: list[Any]) -> None:
         self.bytes_out += sum(memoryview(frame).nbytes for frame in frames)
@@ -154,7 +160,7 @@ def _carry_out(listener: Listener, services: Sequence[Service], request: Request
             except (Refused, ProtocolError) as error:
                 listener.rejected += 1
                 log.warning("refused a request of %s: %s", request.ticket.member, error)
-                listener.answer(request.ticket, Refusal(str(error)))
+                listener.answer(request.ticket, _refusal(error))
             return
     listener.answer(request.ticket, Refusal(f"{type(request.body).__name__} is not for this role"))
 
@@ -162,3 +168,7 @@ def _carry_out(listener: Listener, services: Sequence[Service], request: Request
 def _answer_all(listener: Listener, answers: Answers) -> None:
     for ticket, body in answers:
         listener.answer(ticket, body)
+
+
+def _refusal(error: Exception) -> Refusal:
+    return Refusal(str(error)[:REASON_MAX])

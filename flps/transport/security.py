@@ -28,9 +28,9 @@ def make_keys(folder: Path, roles: Iterable[str] = ROLES) -> dict[str, str]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for role in roles:
             if not (folder / f"{role}.secret").exists():
-                public, secret = zmq.curve_keypair()
-                _write(folder / f"{role}.secret", secret, 0o600)
-                _write(folder / f"{role}.public", public, 0o644)
+                _write(folder / f"{role}.secret", zmq.curve_keypair()[1], 0o600)
+            if not (folder / f"{role}.public").exists():
+                _write(folder / f"{role}.public", zmq.curve_public(secret_key(folder, role)), 0o644)
     except OSError as error:
         raise ResourceError(f"cannot write keys into {folder}: {error.strerror}") from error
     return {role: fingerprint(public_key(folder, role)) for role in roles}

@@ -9,6 +9,7 @@ Law: no socket lingers, except for a moment when its process ends: closing never
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +24,7 @@ from flps.transport.security import Gate, public_key, secret_key
 Socket: TypeAlias = zmq.Socket[Any]
 _LAST_WORDS_MS = 1000
 _RECONNECT_MS = 50
+_BOX_BYTES = 256  # CURVE puts each frame into a box, and zmq counts the box; the decoder counts the frame
 _RECONNECT_MAX_MS = 2000
 
 
@@ -41,14 +43,17 @@ class Carrier:
 
     def dial(self, endpoint: str, peer: Member) -> Socket:
         """A socket that asks `peer` at `endpoint`; it connects, and connects again, by itself."""
-        socket = self._socket(zmq.DEALER)
-        socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
-        if self._keys is not None:
-            socket.curve_secretkey = secret_key(self._keys, self.member.role)
-            socket.curve_publickey = public_key(self._keys, self.member.role)
-            socket.curve_serverkey = public_key(self._keys, peer.role)
-        socket.connect(self._address(endpoint))
+        with ExitStack() as opened:
+            socket = self._socket(zmq.DEALER)
+            opened.callback(socket.close)
+            socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+            socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+            if self._keys is not None:
+                socket.curve_secretkey = secret_key(self._keys, self.member.role)
+                socket.curve_publickey = public_key(self._keys, self.member.role)
+                socket.curve_serverkey = public_key(self._keys, peer.role)
+            socket.connect(self._address(endpoint))
+            opened.pop_all()
         return socket
 
     def listen(self, endpoint: str) -> tuple[Socket, Gate | None]:
@@ -56,20 +61,21 @@ class Carrier:
 
         Raises ResourceError when the port is taken or the address is not this machine's.
         """
-        socket = self._socket(zmq.ROUTER)
-        gate = None
-        if self._keys is not None:
-            gate = Gate(self._context, self._keys)
-            socket.curve_server = True
-            socket.curve_secretkey = secret_key(self._keys, self.member.role)
-            socket.curve_publickey = public_key(self._keys, self.member.role)
-        try:
-            socket.bind(self._address(endpoint))
-        except zmq.ZMQError as error:
-            socket.close()
-            if gate is not None:
-                gate.close()
-            raise ResourceError(f"{self.member} cannot listen at {endpoint}: {error.strerror}") from error
+        with ExitStack() as opened:
+            socket = self._socket(zmq.ROUTER)
+            opened.callback(socket.close)
+            gate = None
+            if self._keys is not None:
+                socket.curve_server = True
+                socket.curve_secretkey = secret_key(self._keys, self.member.role)
+                socket.curve_publickey = public_key(self._keys, self.member.role)
+                gate = Gate(self._context, self._keys)
+                opened.callback(gate.close)
+            try:
+                socket.bind(self._address(endpoint))
+            except zmq.ZMQError as error:
+                raise ResourceError(f"{self.member} cannot listen at {endpoint}: {error.strerror}") from error
+            opened.pop_all()
         return socket, gate
 
     def shut_down(self) -> None:
@@ -81,7 +87,7 @@ class Carrier:
     def _socket(self, kind: int) -> Socket:
         socket: Socket = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.MAXMSGSIZE, self.limits.frame_bytes)
+        socket.setsockopt(zmq.MAXMSGSIZE, self.limits.frame_bytes + _BOX_BYTES)
         socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         return socket
 

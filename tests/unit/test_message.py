@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from flps import message as m
-from flps.errors import PrivacyError, ProtocolError
+from flps.errors import ConfigError, PrivacyError, ProtocolError
 from flps.privacy import conceal, reveal
 
 LIMITS = m.Limits(frames=64, frame_bytes=1 << 16)

@@ -1,0 +1,158 @@
+"""Signs of life: joining, news of losses, and every way in which it ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from flps.errors import PeerLost, ProtocolError, Refused, RoleFailed
+from flps.membership import Member
+from flps.message import Beat, Body, Done, Hello, Pulse
+from flps.transport.beat import Heartbeat
+from flps.transport.sockets import Carrier
+
+WORKER = Member("worker", 1)
+COORDINATOR = Member("coordinator", 0)
+
+
+class Scripted:
+    """A coordinator that says what a test wants; `None` in place of a pulse: it is silent."""
+
+    def __init__(self) -> None:
+        self.finished = False
+        self.welcome = True
+        self.pulse: Pulse | None = Pulse((), "")
+        self.heard: list[Body] = []
+        self.beaten = threading.Event()
+
+    def handles(self, body: Body) -> bool:
+        return isinstance(body, Hello | Beat)
+
+    def handle(self, request: Any, now: float) -> list[tuple[Any, Body]]:
+        self.heard.append(request.body)
+        if isinstance(request.body, Hello):
+            if not self.welcome:
+                raise Refused("worker:1 is lost in this run")
+            return [(request.ticket, Done())]
+        self.beaten.set()
+        return [] if self.pulse is None else [(request.ticket, self.pulse)]
+
+    def tick(self, now: float) -> list[tuple[Any, Body]]:
+        return []
+
+
+@contextmanager
+def heartbeat(wire: Any) -> Iterator[Heartbeat]:
+    beating = Heartbeat(Carrier(wire.job, WORKER), wire.endpoint, COORDINATOR)
+    beating.start()
+    try:
+        yield beating
+    finally:
+        beating.stop()
+
+
+def until(seen: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not seen():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def watch(beating: Heartbeat) -> None:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        beating.check()
+        time.sleep(0.005)
+
+
+def ends_with(beating: Heartbeat, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        watch(beating)
+
+
+@pytest.fixture
+def scripted() -> Scripted:
+    return Scripted()
+
+
+def test_joins_beats_and_stops(scripted: Scripted, make_wire: Any) -> None:
+    wire = make_wire().listen(scripted, COORDINATOR)
+    with heartbeat(wire) as beating:
+        beating.wait_joined()
+        until(lambda: scripted.heard.count(Beat()) >= 3)
+        beating.check()
+        assert scripted.heard[0] == Hello()
+        assert beating.lost == frozenset()
+    count = len(scripted.heard)
+    time.sleep(2 * wire.network.heartbeat_s)
+    assert len(scripted.heard) <= count + 1  # one may have been on its way
+
+
+def test_stopping_before_anybody_answers_is_quick(make_wire: Any) -> None:
+    with heartbeat(make_wire()):
+        began = time.monotonic()
+    assert time.monotonic() - began < 0.5
+
+
+def test_news_of_losses(scripted: Scripted, make_wire: Any) -> None:
+    wire = make_wire().listen(scripted, COORDINATOR)
+    with heartbeat(wire) as beating:
+        beating.wait_joined()
+        scripted.pulse = Pulse(("worker:0", "server:12"), "")
+        until(lambda: bool(beating.lost))
+        assert beating.lost == {Member("worker", 0), Member("server", 12)}
+        beating.check()
+
+
+def test_told_to_stop(scripted: Scripted, make_wire: Any) -> None:
+    wire = make_wire().listen(scripted, COORDINATOR)
+    with heartbeat(wire) as beating:
+        beating.wait_joined()
+        scripted.pulse = Pulse(("server:0",), "server:0 is lost (silent); its share of the tables is gone")
+        ends_with(beating, RoleFailed, r"server:0 is lost \(silent\); its share of the tables is gone")
+        assert beating.lost == {Member("server", 0)}
+
+
+def test_not_wanted(scripted: Scripted, make_wire: Any) -> None:
+    scripted.welcome = False
+    wire = make_wire().listen(scripted, COORDINATOR)
+    with (
+        heartbeat(wire) as beating,
+        pytest.raises(RoleFailed, match="coordinator:0 refused worker:1: worker:1 is lost"),
+    ):
+        beating.wait_joined()
+
+
+def test_nobody_there(make_wire: Any) -> None:
+    with (
+        heartbeat(make_wire()) as beating,
+        pytest.raises(PeerLost, match=r"coordinator:0 did not answer within 0\.6 s of the start"),
+    ):
+        beating.wait_joined()
+
+
+def test_silent_coordinator(scripted: Scripted, make_wire: Any) -> None:
+    wire = make_wire().listen(scripted, COORDINATOR)
+    with heartbeat(wire) as beating:
+        beating.wait_joined()
+        scripted.pulse = None
+        ends_with(beating, PeerLost, r"coordinator:0 gave no sign of life for 0\.4 s")
+
+
+def test_a_coordinator_that_talks_nonsense(scripted: Scripted, make_wire: Any) -> None:
+    scripted.pulse = Pulse(("nobody",), "")
+    wire = make_wire().listen(scripted, COORDINATOR)
+    with heartbeat(wire) as beating:
+        ends_with(beating, ProtocolError, "names lost members .*expected role:rank")
+
+
+def test_a_key_that_cannot_be_read_ends_it_too(make_wire: Any) -> None:
+    wire = make_wire("curve")
+    (wire.folder / "keys" / "worker.secret").unlink()
+    with heartbeat(wire) as beating, pytest.raises(Exception, match="cannot read key"):
+        beating.wait_joined()
