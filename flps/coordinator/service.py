@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 
 from flps.config.types import Network
-from flps.coordinator.summary import add_up, evaluated, trained
+from flps.coordinator.summary import Layout, add_up, evaluated, layout_of, trained
 from flps.errors import Refused
 from flps.membership import Barrier, Loss, Member, Membership
 from flps.message import Arrive, Beat, Body, Done, Hello, Leave, Pulse, Release, Report
@@ -18,6 +18,7 @@ from flps.metrics import EventLog
 from flps.transport.listener import Answers, Request, Ticket
 
 log = logging.getLogger(__name__)
+_REPORTED = ("trained", "evaluated")  # barriers whose reports become events
 
 
 class MembershipService:
@@ -31,6 +32,7 @@ class MembershipService:
         self._events = events
         self._membership = Membership(members, network.lease_s, network.start_timeout_s, now)
         self._barrier: Barrier[tuple[Ticket, Report]] = Barrier()
+        self._layout: Layout = {}  # of the reports at the barrier
         self._stop = ""
         self._epoch_began = now
         self._finish_at: float | None = None
@@ -71,15 +73,25 @@ class MembershipService:
         member = ticket.member
         if member.role != "worker" or self._membership.state(member) != "alive":
             raise Refused(f"{member} may not wait at a barrier: it is {self._membership.state(member) or 'unknown'}")
+        what, _, epoch = arrive.barrier.partition(" ")
+        if what in _REPORTED and not (epoch.isdecimal() and len(epoch) < 10):
+            raise Refused(f"barrier {arrive.barrier!r} names no epoch, expected for example '{what} 3'")
+        layout = layout_of(arrive.report)
+        different = [name for name, said in layout.items() if self._layout.get(name, said) != said]
+        if different:
+            name = different[0]
+            raise Refused(f"{member} reports {name} as {layout[name]}, others at this barrier as {self._layout[name]}")
         complaint = self._barrier.arrive(member, arrive.barrier, (ticket, arrive.report))
         if complaint:
             raise Refused(complaint)
+        self._layout.update(layout)
         return self._release(now)
 
     def _release(self, now: float) -> Answers:
         opened = self._barrier.open(self._membership.present("worker"))
         if opened is None:
             return []
+        self._layout = {}
         name, tokens = opened
         reports = {member: report for member, (_, report) in tokens.items()}
         total = add_up(reports)

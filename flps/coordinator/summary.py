@@ -9,8 +9,8 @@ run gives the same bits. Names that are known here become fields of an event; ot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,20 +19,46 @@ from flps.membership import Member
 from flps.message import Report, Tensor
 from flps.metrics import AucHistogram, Ranking
 
+Layout: TypeAlias = dict[str, tuple[str, tuple[int, ...]]]  # name -> type and shape
+_SUMS = {"int64", "uint64", "float64"}
+_WANTED: dict[str, tuple[str, Callable[[Tensor], bool]]] = {
+    "samples": ("(1,) integer", lambda array: array.shape == (1,) and _counts(array)),
+    "warm": ("(1,) integer", lambda array: array.shape == (1,) and _counts(array)),
+    "loss": ("(1,) float64", lambda array: array.shape == (1,) and array.dtype == np.float64),
+    "auc": ("(2, bins) integers", lambda array: array.ndim == 2 and len(array) == 2 and _counts(array)),
+    "sampled": ("(1 + k,) integers", lambda array: array.ndim == 1 and array.size > 1 and _counts(array)),
+    "full": ("(1 + k,) integers", lambda array: array.ndim == 1 and array.size > 1 and _counts(array)),
+}
+
+
+def layout_of(report: Report) -> Layout:
+    """Types and shapes of a report, which those of one barrier share. Raises Refused for what cannot be added up or
+    cannot be what its name says.
+    """
+    for name, array in report.counts.items():
+        if array.dtype.name not in _SUMS:
+            raise Refused(f"report {name} is of {array.dtype}; sums are of {', '.join(sorted(_SUMS))}")
+        wanted, fits = _WANTED.get(name, ("", lambda _: True))
+        if not fits(array):
+            raise Refused(f"report {name} is {array.dtype} {array.shape}, expected {wanted}, none below 0")
+    return {name: (array.dtype.name, array.shape) for name, array in report.counts.items()}
+
+
+def _counts(array: Tensor) -> bool:
+    return array.dtype.kind in "iu" and array.size > 0 and int(array.min()) >= 0
+
 
 def add_up(reports: Mapping[Member, Report]) -> Report:
-    """The sum of all reports, in rank order; the union of their files. Raises Refused for shapes that differ."""
+    """The sum of all reports, which have one layout, in rank order; the union of their files."""
     counts: dict[str, Tensor] = {}
     files: dict[str, str] = {}
     for member in sorted(reports):
         files.update(reports[member].files)
         for name, array in reports[member].counts.items():
-            if name not in counts:
-                counts[name] = np.array(array)
-            elif counts[name].shape != array.shape or counts[name].dtype != array.dtype:
-                raise Refused(f"{member} reports {name} as {array.dtype} {array.shape}, the others differently")
-            else:
+            if name in counts:
                 counts[name] += array
+            else:
+                counts[name] = np.array(array)
     return Report(counts, files)
 
 
@@ -42,7 +68,7 @@ def trained(total: Report, reports: Mapping[Member, Report], seconds: float) -> 
     samples = int(counts["samples"][0]) if "samples" in counts else 0
     return {
         "samples": samples,
-        "loss": float(counts["loss"][0]) / samples if samples else None,
+        "loss": float(counts["loss"][0]) / samples if samples and "loss" in counts else None,
         "auc": area(counts.get("auc")),
         "client_auc": {str(m.rank): area(r.counts.get("auc")) for m, r in sorted(reports.items())},
         "samples_per_s": samples / seconds if seconds > 0 else None,
