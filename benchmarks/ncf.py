@@ -10,6 +10,7 @@ fresh negatives; the plain loop (plain.py) trains the same model with fused Adam
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -150,6 +151,7 @@ def main() -> None:
     chosen = flags.parse_args()
     shape = Shape(users=300, items=200, ratings=12_000) if chosen.quick else Shape()
     rounds, seconds = (1, 0.5) if chosen.quick else (chosen.rounds, 8.0)
+    load = os.getloadavg()[0]  # on a busy machine ten workers get a larger share of it than two loops
     yardstick: list[float] = []
     runs: dict[Case, list[Measured]] = {case: [] for case in CASES[: chosen.cases]}
     with tempfile.TemporaryDirectory() as scratch:
@@ -158,7 +160,7 @@ def main() -> None:
             for at, case in enumerate(runs):
                 runs[case].append(measure(case, Path(scratch) / "cache", shape, Path(scratch) / f"{number}-{at}"))
                 print(f"round {number + 1}: {case.name}: {runs[case][-1]}; plain {yardstick[-1]:.0f}", flush=True)
-    text = report(yardstick, runs)
+    text = f"{report(yardstick, runs)} Load average before: {load:.1f}."
     print(text)
     if not chosen.no_report:
         update_section("ncf", text)
