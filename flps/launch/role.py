@@ -153,5 +153,9 @@ def _load(path: Path) -> Any:
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError, NameError, AttributeError) as error:
+        log.debug("%s cannot be loaded", path, exc_info=True)
+        raise ConfigError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     return module

@@ -33,6 +33,7 @@ class Store:
         self.rank = rank
         self.servers = servers
         self.tables: list[Table] = []
+        self.is_warm = warm_from is not None
         self._keys_max = keys_max
         self._warm_from = warm_from
 

@@ -75,4 +75,8 @@ class Windows:
         return len(target) if isinstance(target, SparseTable) else 1
 
     def _log(self, table: int) -> ChangeLog:
-        return self._logs.setdefault(table, ChangeLog())
+        if table not in self._logs:
+            self._logs[table] = ChangeLog()
+            if self._store.is_warm:  # clients begin with first values: who looks for the first time takes every row
+                self._logs[table].restart()
+        return self._logs[table]

@@ -38,7 +38,8 @@ class Dump:
     def of(cls, config: Config, placed: list[Placed], run_dir: Path, rank: int) -> Dump:
         """What the config asks for, less what is private. Raises ConfigError for names that do not exist."""
         runner = config.runner
-        folder = run_dir / (Path(runner.dump_fields_path).name or "dump")
+        name = Path(runner.dump_fields_path).name
+        folder = run_dir / (name if name not in ("", "..") else "dump")
         if not runner.need_dump:
             return cls(folder, rank, (), {})
         sparse = [p for p in placed if isinstance(p.parameter, SparseParameter)]
@@ -62,7 +63,10 @@ class Dump:
         path = self._path(epoch)
         with path.open("w") as file:
             for batch in batches:
-                columns = [[f"\t{field}:1:{value:g}" for value in getattr(batch, field)] for field in self._fields]
+                columns = [
+                    [f"\t{field}:1:{_text(value)}" for value in getattr(batch, field).tolist()]
+                    for field in self._fields
+                ]
                 file.writelines("".join(line) + "\n" for line in zip(*columns, strict=True))
                 yield batch
 
@@ -79,6 +83,11 @@ class Dump:
         folder = self._folder / f"epoch_{epoch}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / self._name
+
+
+def _text(value: float) -> str:
+    """A number in full: an id in seven digits is not rounded."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _known(names: tuple[str, ...], known: tuple[str, ...], key: str) -> tuple[str, ...]:

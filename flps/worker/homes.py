@@ -110,13 +110,27 @@ class LocalHome:
         """Everything, by table, for the owner's own disk."""
         return {name: table.dump() for name, table in self.tables.items()}
 
-    def load(self, name: str, parts: Sequence[Parts], keys: Keys) -> None:
-        """Put a table back from the dumps of several owners: of sparse tables the rows of these `keys`."""
+    def load(self, name: str, parts: Sequence[Parts], keys: Keys, own: int | None) -> None:
+        """Put a table back from the dumps of several owners: of sparse tables the rows of these `keys`, of a dense
+        one the dump number `own`; None: which of them is this client's cannot be said, and its first values stay.
+        """
         table = self.tables[name]
         if isinstance(table, DenseTable):
-            return  # a dense private table belongs to one owner, who loads it by its own file
+            if own is None:
+                log.warning(
+                    "table %s was saved by %d clients, not by as many as now: it is not taken", name, len(parts)
+                )
+            else:
+                table.load(parts[own])
+                self._show(table)
+            return
         for part in parts:
             table.load(part, np.isin(part["keys"], keys))
+
+    def _show(self, table: DenseTable) -> None:
+        for parameter in self._parameters:
+            if isinstance(parameter, DenseParameter) and parameter.spec.name == table.spec.name:
+                parameter.pack.load(table.values)
 
     def refresh(self) -> None:
         """The state is here."""

@@ -116,14 +116,18 @@ class Session:
         return homes
 
     def _warm_up(self) -> None:
-        """Private tables of a saved model; the servers have taken their own."""
+        """Start from a saved model: the servers have taken their tables, private ones are read here."""
         path = self.config.runner.warmup_model_path
+        if not path:
+            return
+        self.refresh()
         local = self._homes.get("local")
-        if path and isinstance(local, LocalHome):
+        if isinstance(local, LocalHome):
             folder = self._folder(path)
             saved = read_files(folder, read_manifest(folder), "private")
             for name, parts in saved.items():
-                local.load(name, parts, self.train_set.users.astype(np.uint64))
+                own = self.rank if len(parts) == self.job.workers else None
+                local.load(name, parts, self.train_set.users.astype(np.uint64), own)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
