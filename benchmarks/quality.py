@@ -38,8 +38,8 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    Row("geo/private", "geo", "private", 256, 0.002, 20),
-    Row("geo/shared", "geo", "shared", 256, 0.002, 20),
+    Row("geo/private", "geo", "private", 256, 0.003, 20),
+    Row("geo/shared", "geo", "shared", 256, 0.003, 20),
     Row("sync/private", "sync", "private", 512, 0.004, 20),
     Row("sync/shared", "sync", "shared", 512, 0.004, 20),
     Row("async/private", "async", "private", 512, 0.001, 12),
