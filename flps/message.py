@@ -276,7 +276,7 @@ def encode(envelope: Envelope, limits: Limits = Limits()) -> list[bytes | Tensor
 
 
 def decode(frames: Sequence[Any], limits: Limits) -> Envelope:
-    """The message in these frames (bytes-like each); tensors are read-only views of them. Raises ProtocolError."""
+    """The message in these frames (bytes-like each); tensors are views of them. Raises ProtocolError."""
     if not 1 <= len(frames) <= limits.frames:
         raise ProtocolError(f"a message has 1 to {limits.frames} frames, got {len(frames)}")
     sizes = [memoryview(frame).nbytes for frame in frames]

@@ -65,8 +65,11 @@ class Embedding(nn.Module):
         self._staged = (keys, rows)
 
     def forward(self, keys: Tensor) -> Tensor:
-        """Rows (*, dim) of integer keys (*)."""
-        unique, inverse = distinct(keys.reshape(-1).cpu().numpy().view(np.uint64), self.spec.bound)
+        """Rows (*, dim) of integer keys (*). Raises TypeError for keys that are no integers."""
+        if keys.is_floating_point() or keys.is_complex() or keys.dtype == torch.bool:
+            raise TypeError(f"embedding {self.name} is looked up by integers, got {keys.dtype}")
+        whole = keys.reshape(-1).to("cpu", torch.int64).numpy().view(np.uint64)  # negative ones: keys from 2**63 on
+        unique, inverse = distinct(whole, self.spec.bound)
         leaf = torch.from_numpy(self._rows(unique)).to(keys.device)
         if self.training and torch.is_grad_enabled():
             leaf.requires_grad_()
