@@ -11,6 +11,7 @@ Law: a folder without a manifest is not a saved model; what a manifest names is 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,6 +27,7 @@ from flps.table.files import Parts, read_tensors, write_tensors
 FORMAT = 1
 MANIFEST = "manifest.json"
 EXPORT = "model.safetensors"
+_SHARE = re.compile(r"(shared|private)-[0-9]+-of-[0-9]+\.safetensors")
 Tables: TypeAlias = dict[str, list[Parts]]  # table -> its parts, one for each owner
 
 
@@ -71,6 +73,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"cannot read {path}: {error}") from error
     if manifest.format != FORMAT:
         raise DataError(f"{path} has format {manifest.format}, this version reads {FORMAT}")
+    odd = [name for name in manifest.files if name != EXPORT and not _SHARE.fullmatch(name)]
+    if odd:
+        raise DataError(f"{path} names a file {odd[0]!r}, expected shared- or private-<owner>-of-<n>.safetensors")
     return manifest
 
 

@@ -30,7 +30,7 @@ def write_tables(path: Path, tables: Mapping[str, Parts]) -> str:
 
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> str:
     """Write named tensors into one file; returns its sha256. Raises ResourceError."""
-    content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
+    content = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in tensors.items()})
     beside = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
