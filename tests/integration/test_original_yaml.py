@@ -31,7 +31,7 @@ def quick_start(shards: Callable[..., Path], flrun: Any) -> Path:
     return ncf
 
 
-@pytest.mark.parametrize("coordinators", [0, 1])
+@pytest.mark.parametrize("coordinators", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_quick_starts_yaml_runs_unchanged(quick_start: Path, flrun: Any, coordinators: int) -> None:
     before = sorted(path for path in quick_start.rglob("*"))
     config = quick_start / "config_fl.yaml"

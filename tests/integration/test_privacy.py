@@ -15,6 +15,8 @@ import safetensors.numpy
 from flps.errors import PrivacyError
 from flps.message import Envelope, Look, Pull, Push, Update, encode
 from flps.privacy import conceal
+from flps.remote import Servers
+from flps.table import Initializer
 from flps.transport.connection import Connection
 
 
@@ -83,21 +85,18 @@ def test_no_private_row_leaves_a_worker(
 def test_the_same_search_finds_shared_rows(
     shards: Callable[..., Path], federate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    """The rule `sum` with a worker's own gradients would not show rows; their deltas in geo and gradients in sync do.
-
-    A first row that others trained is sent nowhere either, so it is what is pushed that must be found.
-    """
+    """Gradients in sync and deltas in geo of the item table: each row of them is found as it was handed over."""
     pushed: list[bytes] = []
-    original = encode
+    original = Servers._pushes_of
 
-    def noting(envelope: Envelope) -> list[Any]:
-        body = envelope.body
-        for push in getattr(body, "pushes", ()) or getattr(body, "deltas", ()):
+    def noting(servers: Servers, *arguments: Any) -> tuple[Push, ...]:
+        pushes = original(servers, *arguments)
+        for push in pushes:
             if push.keys is not None:
                 pushed.extend(row.tobytes() for row in push.values if row.any())
-        return original(envelope)
+        return pushes
 
-    monkeypatch.setattr("flps.transport.connection.encode", noting)
+    monkeypatch.setattr(Servers, "_pushes_of", noting)
     tap = Tap(monkeypatch)
     federate(shards(2), {"runner": {"sync_mode": mode, "epochs": 1, "local_sparse": ["user_embedding"]}})
     sent = tap.everything("worker.0") + tap.everything("worker.1")
@@ -114,8 +113,6 @@ def test_a_shared_user_table_is_found_on_the_wire(
     assert b"user_embedding" in tap.everything("worker.0")
     model = json.loads((saved.folder() / "manifest.json").read_text())
     spec = next(spec for spec in model["tables"] if spec["name"] == "user_embedding")
-    from flps.table import Initializer
-
     first = Initializer(**spec["init"]).rows(np.arange(60, dtype=np.uint64), spec["dim"], spec["seed"], "float32")
     trained = rows_of(saved.folder(), "shared", "user_embedding")
     words = every_word(tap.frames["worker.0"])

@@ -67,7 +67,7 @@ def start_endless(flrun: Any, shards: Callable[..., Path], mode: str, *flags: st
     return started
 
 
-@pytest.mark.parametrize("mode", ["sync", "async", "geo"])
+@pytest.mark.parametrize("mode", ["sync", pytest.param("async", marks=pytest.mark.slow), "geo"])
 def test_a_killed_worker_is_a_loss(shards: Callable[..., Path], flrun: Any, mode: str) -> None:
     folder = shards(3)
     flrun.write(
@@ -100,7 +100,7 @@ def test_a_killed_worker_is_a_loss(shards: Callable[..., Path], flrun: Any, mode
     assert flrun.is_clean()
 
 
-@pytest.mark.parametrize("mode", ["sync", "geo"])
+@pytest.mark.parametrize("mode", ["sync", pytest.param("geo", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("role", ["server", "coordinator"])
 def test_a_killed_server_or_coordinator_ends_the_job(
     shards: Callable[..., Path], flrun: Any, role: str, mode: str
@@ -125,7 +125,7 @@ def test_ctrl_c_leaves_nothing(shards: Callable[..., Path], flrun: Any, coordina
     assert flrun.is_clean()
 
 
-@pytest.mark.parametrize("mode", ["sync", "geo"])
+@pytest.mark.parametrize("mode", ["sync", pytest.param("geo", marks=pytest.mark.slow)])
 def test_a_pause_shorter_than_the_lease_does_no_harm(shards: Callable[..., Path], flrun: Any, mode: str) -> None:
     folder = shards(3)
     settings = endless(folder, mode, lease_s=6.0, retry_s=0.3)
