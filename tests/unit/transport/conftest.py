@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from flps.transport.sockets import Carrier
 
 SERVER = Member("server", 0)
 NETWORK = Network(
-    retry_s=0.1, request_timeout_s=5.0, heartbeat_s=0.05, lease_s=0.4, start_timeout_s=0.6, frame_bytes_max=1 << 20
+    retry_s=0.1, request_timeout_s=5.0, heartbeat_s=0.05, lease_s=5.0, start_timeout_s=5.0, frame_bytes_max=1 << 20
 )
 
 
@@ -67,7 +68,7 @@ class Notebook:
 class Wire:
     """One endpoint of one kind, its listener, and who dials it; everything is hung up at the end."""
 
-    def __init__(self, security: Security, folder: Path, network: Network = NETWORK) -> None:
+    def __init__(self, security: Security, folder: Path, network: Network) -> None:
         self.folder = folder
         self.network = network
         make_keys(folder / "keys")
@@ -138,6 +139,13 @@ class Wire:
         """[1, 2], by way of the listener."""
         return self.numbers(connection.ask(self.look(1, 2)))
 
+    def has_rejected(self, count: int) -> bool:
+        """Whether so many messages, and no more, are refused before long."""
+        deadline = time.monotonic() + 5
+        while self.rejected < count and time.monotonic() < deadline:
+            time.sleep(0.002)
+        return self.rejected == count
+
     def close(self) -> None:
         for close in reversed(self._closers):
             close()
@@ -166,14 +174,14 @@ def _free_port() -> int:
 
 @pytest.fixture
 def make_wire() -> Iterator[Callable[..., Wire]]:
-    """Makes wires: `make_wire("curve")`; socket paths are short, as unix wants them."""
+    """Makes wires: `make_wire("curve", lease_s=1.0)`; socket paths are short, as unix wants them."""
     made: list[Wire] = []
     with tempfile.TemporaryDirectory() as folder:
 
-        def make(security: Security = "unix", network: Network = NETWORK) -> Wire:
+        def make(security: Security = "unix", **changes: Any) -> Wire:
             place = Path(folder) / str(len(made))
             place.mkdir()
-            made.append(Wire(security, place, network))
+            made.append(Wire(security, place, msgspec.structs.replace(NETWORK, **changes)))
             return made[-1]
 
         yield make

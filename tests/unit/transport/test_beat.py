@@ -130,14 +130,14 @@ def test_not_wanted(scripted: Scripted, make_wire: Any) -> None:
 
 def test_nobody_there(make_wire: Any) -> None:
     with (
-        heartbeat(make_wire()) as beating,
-        pytest.raises(PeerLost, match=r"coordinator:0 did not answer within 0\.6 s of the start"),
+        heartbeat(make_wire(start_timeout_s=0.2)) as beating,
+        pytest.raises(PeerLost, match=r"coordinator:0 did not answer within 0\.2 s of the start"),
     ):
         beating.wait_joined()
 
 
 def test_silent_coordinator(scripted: Scripted, make_wire: Any) -> None:
-    wire = make_wire().listen(scripted, COORDINATOR)
+    wire = make_wire(lease_s=0.4).listen(scripted, COORDINATOR)
     with heartbeat(wire) as beating:
         beating.wait_joined()
         scripted.pulse = None

@@ -54,9 +54,9 @@ def test_garbage_gets_no_answer_and_the_listener_goes_on(security: str, what: st
     with raw(wire) as socket:
         for _ in range(3):
             socket.send_multipart(GARBAGE[what](wire))
+        assert wire.has_rejected(3)
         assert wire.is_well()
-        assert not socket.poll(50)
-    assert wire.rejected == 3
+        assert not socket.poll(20)
     assert [member for member, _ in wire.notebook.carried_out] == [Member("worker", 77)]
 
 
@@ -98,6 +98,8 @@ def test_names_of_one_member_are_one_member(make_wire: Any) -> None:
     with raw(wire) as socket:
         for sender in ("worker:5", "worker:05", "worker:\u0665"):
             socket.send_multipart([header(wire, sender=sender)])
+            assert socket.poll(5000)
+            socket.recv_multipart()
         assert wire.is_well()
     assert [member.rank for member, _ in wire.notebook.carried_out] == [5, 77]
 
@@ -106,7 +108,7 @@ def test_messages_of_zeros_are_counted_as_refused_without_a_word_more(make_wire:
     wire = make_wire().listen()
     with raw(wire) as socket:
         socket.send_multipart([b"\0" * 10_000])
-        assert wire.is_well()
+        assert wire.has_rejected(1)
     (line,) = [record.message for record in caplog.records if "refused a message" in record.message]
     assert line.startswith("refused a message of a stranger: unreadable header")
     assert len(line) < 500
