@@ -39,7 +39,8 @@ class PrivateArray(np.ndarray):
         return into[0] if into and len(into) == 1 else _conceal_all(result, owner)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        return _conceal_all(super().__array_function__(func, types, args, kwargs), owner_of((args, kwargs)) or "unknown")
+        result = super().__array_function__(func, types, args, kwargs)
+        return _conceal_all(result, owner_of((args, kwargs)) or self.owner)
 
 
 def conceal(array: NDArray[Any], owner: str) -> PrivateArray:
