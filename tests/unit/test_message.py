@@ -270,6 +270,12 @@ def test_limits() -> None:
         m.decode([bytes(m.HEADER_BYTES_MAX + 1)], m.Limits())
 
 
+@pytest.mark.parametrize("body", [m.Rows((np.zeros(9),)), m.Rows((np.zeros(1),) * 4), m.Refusal("x" * 99)])
+def test_what_peers_would_not_take_is_not_written(body: Any) -> None:
+    with pytest.raises(ConfigError, match=r"over (network\.frame_bytes_max|the limits)"):
+        m.encode(of(body), m.Limits(frames=4, frame_bytes=64))
+
+
 @pytest.mark.parametrize("body", [m.Refusal("x" * 4097), m.Pulse(("x" * 257,), ""), m.Saved({"x" * 257: ""})])
 def test_long_names_are_refused(body: Any) -> None:
     with pytest.raises(ProtocolError):
