@@ -40,10 +40,10 @@ class Row(NamedTuple):
 ROWS = (
     Row("geo/private", "geo", "private", 256, 0.003, 20),
     Row("geo/shared", "geo", "shared", 256, 0.003, 20),
-    Row("sync/private", "sync", "private", 512, 0.004, 20),
-    Row("sync/shared", "sync", "shared", 512, 0.004, 20),
-    Row("async/private", "async", "private", 512, 0.001, 12),
-    Row("async/shared", "async", "shared", 512, 0.001, 12),
+    Row("sync/private", "sync", "private", 512, 0.005, 12),
+    Row("sync/shared", "sync", "shared", 512, 0.005, 12),
+    Row("async/private", "async", "private", 512, 0.001, 8),
+    Row("async/shared", "async", "shared", 512, 0.001, 8),
 )
 
 
