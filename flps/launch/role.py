@@ -82,7 +82,7 @@ class Gauge:
         self._check()
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + GAUGE_EVERY_S
-            self.write("serve")
+            self.write("serving")
 
     def write(self, state: str) -> None:
         """One event with what the listener has counted."""
