@@ -26,9 +26,9 @@ examples:
       the same job with two keys of the yaml changed
   flrun trainer.py -m configs/ncf.yaml --worker_num=2
       workers run your own subclass of FLClient
-  flrun --servers=10.0.0.1:8000 --workers=10.0.0.2:0,10.0.0.3:0 -m configs/ncf.yaml
+  flrun --servers=10.0.0.1:8000 --coordinators=10.0.0.1:8001 --workers=10.0.0.2:0,10.0.0.3:0 -m configs/ncf.yaml
       the same command on each of the three hosts; each starts the roles that are its own
-  flrun --servers=10.0.0.1:8000 --worker_num=2 --role worker --rank 1 -m configs/ncf.yaml
+  flrun --servers=10.0.0.1:8000 --coordinators=10.0.0.1:8001 --worker_num=2 --role worker --rank 1 -m configs/ncf.yaml
       one role alone, for instance in its own container
   flrun -m configs/ncf.yaml --worker_num=2 --in_process
       all roles as threads of one process, so that a breakpoint works
