@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -22,11 +22,15 @@ from flps.config.types import Config, TableParameters, table_name
 from flps.errors import ConfigError
 from flps.nn import DensePack, Embedding
 from flps.table import Initializer, TableSpec, distinct, make_rule
+from flps.table.rules import RULES, AnyRule
 
 Features: TypeAlias = Mapping[str, NDArray[Any]]
 Keys: TypeAlias = NDArray[np.uint64]
 Rows: TypeAlias = NDArray[np.floating[Any]]
 Update = Literal["step", "window"]
+DENSE, DENSE_PRIVATE = "dense", "dense_private"
+_SETTINGS = sorted({key for rule in RULES.values() for key in rule.__struct_fields__})
+_TRAINED_BY = [name for name in RULES if name != "sum"]
 
 
 class SparseParameter:
@@ -69,25 +73,38 @@ class Placed(NamedTuple):
 
 
 def place(model: nn.Module, config: Config) -> list[Placed]:
-    """Every parameter of the model with its table and its place. Raises ConfigError for tables that are not there."""
-    default: Update = "window" if config.runner.sync_mode == "geo" else "step"
+    """Every parameter of the model with its table and its place.
+
+    Raises ConfigError for names that mean nothing in this model, for settings without effect, and for models with
+    persistent buffers.
+    """
+    _expect_no_buffers(model)
     embeddings = [module for module in model.modules() if isinstance(module, Embedding)]
-    _expect_tables(config, [embedding.name for embedding in embeddings] + ["dense", "dense_private"])
-    placed = [_place_embedding(embedding, config, default) for embedding in embeddings]
-    private = [
-        name
-        for name, _ in model.named_parameters()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in config.runner.private)
-    ]
-    shared = [name for name, _ in model.named_parameters() if name not in private]
-    placed += (
-        [Placed(_pack(model, shared, "dense", config), "shared", _update("dense", config, default))] if shared else []
-    )
-    placed += [Placed(_pack(model, private, "dense_private", config), "private", default)] if private else []
+    private, shared = _divide(model, embeddings, config.runner.private)
+    _expect_tables(config, [e.name for e in embeddings], [DENSE] * bool(shared) + [DENSE_PRIVATE] * bool(private))
+    placed = [_place_embedding(embedding, config) for embedding in embeddings]
+    if shared:
+        placed.append(Placed(_pack(model, shared, DENSE, config), "shared", _update(DENSE, "shared", config)))
+    if private:
+        pack = _pack(model, private, DENSE_PRIVATE, config)
+        placed.append(Placed(pack, "private", _update(DENSE_PRIVATE, "private", config)))
     return placed
 
 
-def _place_embedding(embedding: Embedding, config: Config, default: Update) -> Placed:
+def _divide(model: nn.Module, embeddings: Sequence[Embedding], patterns: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of the private and of the shared dense parameters."""
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            sparse = pattern in (embedding.name for embedding in embeddings)
+            hint = "; a sparse table is made private by runner.local_sparse" if sparse else _nearest(pattern, names)
+            there = ", ".join(names) or "none"
+            raise ConfigError(f"runner.private: {pattern!r} matches no dense parameter, the model has {there}{hint}")
+    private = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    return private, [name for name in names if name not in private]
+
+
+def _place_embedding(embedding: Embedding, config: Config) -> Placed:
     spec = embedding.spec
     settings = config.table_parameters.get(spec.name, TableParameters())
     init = (
@@ -97,53 +114,121 @@ def _place_embedding(embedding: Embedding, config: Config, default: Update) -> P
     )
     spec = msgspec.structs.replace(
         spec,
-        rule=rule_of(config, settings),
+        rule=rule_of(config, spec.name),
         init=init,
         seed=(config.seed * 1_000_003 + zlib.crc32(spec.name.encode())) % 2**62,
         dtype=settings.dtype or spec.dtype,
     )
     placement = config.placement(spec.name) or embedding.placement
-    return Placed(SparseParameter(embedding, spec), placement, _update(spec.name, config, default))
+    return Placed(SparseParameter(embedding, spec), placement, _update(spec.name, placement, config))
 
 
 def _pack(model: nn.Module, names: Sequence[str], table: str, config: Config) -> DenseParameter:
     settings = config.table_parameters.get(table, TableParameters())
+    for key in ("placement", "initializer"):
+        if getattr(settings, key) is not None:
+            hint = "the model's code draws" if key == "initializer" else "runner.private names the private ones of"
+            raise ConfigError(f"table_parameters.{table}.{key} has no effect: {hint} the dense parameters")
+    rule = rule_of(config, table)
+    if not rule.row_local:
+        raise ConfigError(
+            f"the rule {rule.name} changes whole rows, and {table} has none; set table_parameters.{table}.rule"
+        )
     if settings.dtype == "float64":
         model.to(torch.float64)
     pack = DensePack(model, names)
-    dtype = settings.dtype or "float32"
     return DenseParameter(
-        pack, TableSpec(name=table, kind="dense", dim=pack.size, rule=rule_of(config, settings), dtype=dtype)
+        pack, TableSpec(name=table, kind="dense", dim=pack.size, rule=rule, dtype=settings.dtype or "float32")
     )
 
 
-def rule_of(config: Config, settings: TableParameters) -> Any:
-    """The rule of a table: what `table_parameters` says, else `hyper_parameters.optimizer`."""
-    optimizer = dict(config.hyper_parameters.get("optimizer") or {})
-    name = settings.rule or optimizer.pop("class", None) or "adam"
-    own = {key: value for key, value in msgspec.structs.asdict(settings).items() if isinstance(value, float)}
-    same_rule = settings.rule is None or settings.rule == config.hyper_parameters.get("optimizer", {}).get("class")
-    inherited = optimizer if same_rule else {"learning_rate": optimizer.get("learning_rate")}
+def rule_of(config: Config, table: str) -> AnyRule:
+    """The rule of a table: what `table_parameters` says, else `hyper_parameters.optimizer`, else adam.
+
+    Raises ConfigError for rules that there are not, and for settings that the rule does not know.
+    """
+    settings = config.table_parameters.get(table, TableParameters())
+    optimizer = _optimizer(config)
+    everywhere = optimizer.pop("class", "adam")
+    name = settings.rule or everywhere
+    where = f"table_parameters.{table}" if settings.rule else "hyper_parameters.optimizer.class"
+    if name == "sum":
+        raise ConfigError(
+            f"{where}: the rule sum adds what is pushed, here raw gradients, so the loss would grow; "
+            f"use one of {', '.join(_TRAINED_BY)}"
+        )
+    own = {key: value for key in _SETTINGS if (value := getattr(settings, key)) is not None}
+    for key in own:
+        if key not in RULES[name].__struct_fields__:
+            raise ConfigError(
+                f"table_parameters.{table}.{key} has no effect: the rule {name} knows "
+                f"{', '.join(RULES[name].__struct_fields__)}"
+            )
+    inherited = optimizer if name == everywhere else {"learning_rate": optimizer.get("learning_rate")}
     return make_rule(name, **{**inherited, **own})
 
 
-def _update(table: str, config: Config, default: Update) -> Update:
-    update = getattr(config.table_parameters.get(table), "update", None) or default
-    if update == "window" and default == "step":
+def _optimizer(config: Config) -> dict[str, Any]:
+    """`hyper_parameters.optimizer`, checked: a user's own model has no schema that has done so."""
+    where = "hyper_parameters.optimizer"
+    optimizer = config.hyper_parameters.get("optimizer") or {}
+    if not isinstance(optimizer, Mapping):
+        raise ConfigError(f"{where}: expected keys and values, for example {{class: adam}}, got {optimizer!r}")
+    for key, value in optimizer.items():
+        if key == "class":
+            if not isinstance(value, str) or value not in RULES:
+                raise ConfigError(f"{where}.class: expected one of {', '.join(_TRAINED_BY)}, got {value!r}")
+        elif key not in _SETTINGS:
+            hint = _nearest(str(key), _SETTINGS)
+            raise ConfigError(f"{where}: there is no key {key!r}, there are class, {', '.join(_SETTINGS)}{hint}")
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{where}.{key}: expected a number, got {value!r}")
+    return dict(optimizer)
+
+
+def _update(table: str, placement: str, config: Config) -> Update:
+    default: Update = "window" if config.runner.sync_mode == "geo" else "step"
+    said = config.table_parameters.get(table, TableParameters()).update
+    if said and placement == "private":
+        raise ConfigError(f"table_parameters.{table}.update has no effect: a private table is not sent")
+    if said == "window" and default == "step":
         raise ConfigError(
             f"table_parameters.{table}.update: window needs sync_mode geo; {config.runner.sync_mode} sends each step"
         )
-    return update
+    return said or default
 
 
-def _expect_tables(config: Config, known: Sequence[str]) -> None:
-    asked: Iterable[str] = [
-        *config.table_parameters,
-        *map(table_name, config.runner.local_sparse),
-        *map(table_name, config.runner.remote_sparse),
-    ]
-    for name in asked:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"the model has no table {name!r}, it has {', '.join(known)}{hint}")
+def _expect_tables(config: Config, sparse: Sequence[str], dense: Sequence[str]) -> None:
+    """Every table that the config names is one of the model's, and of the kind that the key is about."""
+    for key, name in _asked(config):
+        known = [*sparse, *dense] if key == "table_parameters" else sparse
+        if name in known:
+            continue
+        if name in (DENSE, DENSE_PRIVATE):
+            hint = "; runner.private says which dense parameters are private"
+        else:
+            hint = _nearest(name, known)
+        kind = "table" if key == "table_parameters" else "sparse table"
+        raise ConfigError(f"{key}: the model has no {kind} {name!r}, it has {', '.join(known) or 'none'}{hint}")
+
+
+def _asked(config: Config) -> Iterator[tuple[str, str]]:
+    """The keys of the config that name tables, and which."""
+    yield from (("table_parameters", name) for name in config.table_parameters)
+    yield from (("runner.local_sparse", table_name(name)) for name in config.runner.local_sparse)
+    yield from (("runner.remote_sparse", table_name(name)) for name in config.runner.remote_sparse)
+
+
+def _expect_no_buffers(model: nn.Module) -> None:
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = [name for name in model.state_dict() if name not in parameters]
+    if buffers:
+        raise ConfigError(
+            f"the model has the buffer {buffers[0]}; buffers are neither exchanged nor saved: use a layer without "
+            "(LayerNorm for BatchNorm), or register it with persistent=False when it can be computed anew"
+        )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""

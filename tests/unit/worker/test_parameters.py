@@ -1,0 +1,176 @@
+"""Where a model's parameters live, by which rule they move, and what a config may not say about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flps.config.types import Config
+from flps.errors import ConfigError
+from flps.models.ncf.hyper import NcfHyperParameters
+from flps.nn import Embedding
+from flps.table import Adam, Sgd
+from flps.table.rules import Adagrad, AdagradRow
+from flps.worker.parameters import SparseParameter, place, rule_of
+
+
+class Model(nn.Module):
+    """Two tables and two dense layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users = Embedding("users", 2, rows=5, feature="user", placement="private")
+        self.items = Embedding("items", 2, rows=9, feature="item")
+        self.tower = nn.Linear(2, 3)
+        self.head = nn.Linear(3, 1)
+
+
+def config_of(table_parameters: Any = None, hyper_parameters: Any = None, **runner: Any) -> Config:
+    """A config as the yaml would say it, without the checks of a whole one."""
+    said = {"runner": runner, "hyper_parameters": hyper_parameters or {}, "table_parameters": table_parameters or {}}
+    return msgspec.convert(said, Config)
+
+
+def placements(**runner: Any) -> dict[str, str]:
+    return {p.parameter.spec.name: p.placement for p in place(Model(), config_of(**runner))}
+
+
+def test_the_model_suggests_and_the_config_decides() -> None:
+    assert placements() == {"users": "private", "items": "shared", "dense": "shared"}
+    assert placements(remote_sparse=["users"], local_sparse=["items"]) == {
+        "users": "shared",
+        "items": "private",
+        "dense": "shared",
+    }
+
+
+def test_dense_parameters_are_divided_by_the_patterns() -> None:
+    packs = {
+        p.parameter.spec.name: p.parameter.pack.names  # type: ignore[union-attr]
+        for p in place(Model(), config_of(private=["head.*", "*.bias"]))[2:]
+    }
+    assert packs == {"dense": ("tower.weight",), "dense_private": ("tower.bias", "head.weight", "head.bias")}
+    assert "dense" not in placements(private=["*"])
+
+
+def test_what_a_table_is_told_arrives() -> None:
+    table = {"rule": "sgd", "learning_rate": 0.5, "dtype": "float64", "initializer": {"kind": "zeros"}}
+    users, items, dense = (p.parameter for p in place(Model(), config_of({"items": table})))
+    assert (items.spec.rule, items.spec.dtype, items.spec.init.kind) == (Sgd(0.5), "float64", "zeros")
+    assert (users.spec.rule, users.spec.dtype, dense.spec.rule) == (Adam(), "float32", Adam())
+    assert users.spec.seed != items.spec.seed
+
+
+@pytest.mark.parametrize(
+    ("mode", "said", "update"),
+    [("sync", None, "step"), ("async", None, "step"), ("geo", None, "window"), ("geo", "step", "step")],
+)
+def test_how_a_shared_table_travels(mode: str, said: str | None, update: str) -> None:
+    placed = place(Model(), config_of({"items": {"update": said}}, sync_mode=mode))
+    assert placed[1].update == update
+
+
+def test_keys_of_a_batch_are_sorted_and_come_once() -> None:
+    items = place(Model(), config_of())[1].parameter
+    assert isinstance(items, SparseParameter)
+    keys = items.keys({"item": np.array([7, 2, 7, 0])})
+    assert keys.tolist() == [0, 2, 7]
+    assert keys.dtype == np.dtype(np.uint64)
+
+
+@pytest.mark.parametrize(
+    ("runner", "says"),
+    [
+        ({"private": ["nothing.*"]}, r"runner.private: 'nothing.\*' matches no dense parameter.*tower.weight"),
+        ({"private": ["head.*", "towr.bias"]}, "'towr.bias' matches.*did you mean 'tower.bias'"),
+        ({"private": ["users"]}, "'users' matches no dense parameter.*runner.local_sparse"),
+        ({"local_sparse": ["dense"]}, "runner.local_sparse: the model has no sparse table 'dense'.*runner.private"),
+        ({"remote_sparse": ["dense_private"]}, "runner.remote_sparse: .*'dense_private'.*runner.private"),
+        ({"local_sparse": ["user"]}, "no sparse table 'user', it has users, items; did you mean 'users'"),
+    ],
+)
+def test_a_private_thing_that_is_not_there_is_refused(runner: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        place(Model(), config_of(**runner))
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ({"itms": {}}, "table_parameters: the model has no table 'itms', .*did you mean 'items'"),
+        ({"dense_private": {"learning_rate": 0.1}}, "no table 'dense_private', it has users, items, dense; .*private"),
+        ({"dense": {"placement": "private"}}, "table_parameters.dense.placement has no effect: runner.private"),
+        ({"dense": {"initializer": {}}}, "table_parameters.dense.initializer has no effect"),
+        ({"users": {"update": "step"}}, "table_parameters.users.update has no effect: a private table is not sent"),
+        ({"items": {"rule": "sgd", "beta1": 0.5}}, "items.beta1 has no effect: the rule sgd knows learning_rate"),
+        ({"items": {"initial_g2sum": 0.5}}, "items.initial_g2sum has no effect: the rule adam knows"),
+        ({"items": {"rule": "sum"}}, "table_parameters.items: the rule sum adds .* raw gradients"),
+        ({"dense": {"rule": "adagrad_row"}}, "adagrad_row changes whole rows, and dense has none"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(tables: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        place(Model(), config_of(tables))
+
+
+def test_a_window_needs_geo() -> None:
+    with pytest.raises(ConfigError, match=r"items.update: window needs sync_mode geo; sync sends each step"):
+        place(Model(), config_of({"items": {"update": "window"}}, sync_mode="sync"))
+
+
+def test_private_dense_parameters_are_not_placed_by_the_table() -> None:
+    with pytest.raises(ConfigError, match=r"dense_private.placement has no effect: runner.private"):
+        place(Model(), config_of({"dense_private": {"placement": "shared"}}, private=["*"]))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "says"),
+    [
+        ("adam", "optimizer: expected keys and values, .* got 'adam'"),
+        ({"class": "adm"}, "optimizer.class: expected one of sgd, .*, got 'adm'"),
+        ({"class": ["adam"]}, "optimizer.class: expected one of"),
+        ({"class": "sum"}, "optimizer.class: the rule sum adds"),
+        ({"class": "adam", "learning_rat": 1}, "no key 'learning_rat', .*did you mean 'learning_rate'"),
+        ({"learning_rate": "fast"}, "optimizer.learning_rate: expected a number, got 'fast'"),
+        ({"learning_rate": True}, "optimizer.learning_rate: expected a number, got True"),
+    ],
+)
+def test_an_optimizer_that_is_none_is_refused(optimizer: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        rule_of(config_of(hyper_parameters={"optimizer": optimizer}), "items")
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "adam"])
+def test_defaults_of_other_rules_are_left_aside(name: str) -> None:
+    hyper_parameters = msgspec.to_builtins(msgspec.convert({"optimizer": {"class": name}}, NcfHyperParameters))
+    rule = rule_of(config_of(hyper_parameters=hyper_parameters), "items")
+    assert (rule.name, rule.learning_rate) == (name, 0.001)  # type: ignore[union-attr]
+
+
+def test_a_rule_takes_its_own_settings_then_those_of_the_optimizer() -> None:
+    optimizer = {"class": "adagrad", "learning_rate": 0.2, "epsilon": 1e-3, "initial_g2sum": 0.1}
+    tables = {"a": {"epsilon": 1e-5}, "b": {"rule": "adagrad_row"}, "c": {"rule": "adagrad", "learning_rate": 3}}
+    config = config_of(tables, {"optimizer": optimizer})
+    assert rule_of(config, "a") == Adagrad(0.2, 0.1, 1e-5)
+    assert rule_of(config, "b") == AdagradRow(0.2)  # another rule: the step size alone means the same
+    assert rule_of(config, "c") == Adagrad(3.0, 0.1, 1e-3)
+    assert rule_of(config_of({"a": {"rule": "adam"}}, {"optimizer": {"beta1": 0.5}}), "a") == Adam(beta1=0.5)
+
+
+def test_a_model_with_persistent_buffers_is_refused() -> None:
+    model = Model()
+    model.norm = nn.BatchNorm1d(3)
+    with pytest.raises(ConfigError, match=r"the model has the buffer norm.running_mean; .*neither exchanged nor saved"):
+        place(model, config_of())
+
+
+def test_buffers_that_are_not_saved_and_tied_weights_are_welcome() -> None:
+    model = Model()
+    model.register_buffer("mask", torch.ones(3), persistent=False)
+    model.again = model.tower
+    assert len(place(model, config_of())) == 3
