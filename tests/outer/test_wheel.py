@@ -49,3 +49,22 @@ def test_the_wheel_holds_flps_and_runs(tmp_path: Path) -> None:
     )
     assert str(tmp_path / "installed") in answer.stdout
     assert "usage: flrun" in answer.stdout
+    run_main_job(tmp_path, {"PYTHONPATH": str(tmp_path / "installed"), "FLPS_CACHE_DIR": str(tmp_path / "cache")})
+
+
+def run_main_job(folder: Path, environment: dict[str, str]) -> None:
+    """The README's job, with fewer and larger steps, from the unpacked wheel alone."""
+    command = [sys.executable, "-m", "flps.cli.flrun", "--worker_num=2", "--server_num=1", "--coordinator_num=1"]
+    settings = ["runner.epochs=1", "runner.train_batch_size=8192", "evaluation.full=false"]
+    (folder / "ncf.yaml").write_bytes((ROOT / "configs" / "ncf.yaml").read_bytes())
+    ran = subprocess.run(
+        [*command, "-m", "ncf.yaml", *(word for setting in settings for word in ("-o", setting))],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=True,
+    )
+    assert "private rows warm 6040/6040" in ran.stdout
+    assert (folder / "log" / "workerlog.1").exists()
