@@ -27,10 +27,11 @@ class Member(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A member that is lost, and why."""
+    """A member that is lost, why, and whether it had been here at all."""
 
     member: Member
     reason: str
+    came_up: bool
 
 
 class Membership:
@@ -72,7 +73,8 @@ class Membership:
             if state in ("absent", "alive") and now > self._deadlines[member]:
                 was_silent = f"no sign of life for {self.lease_s:g} s"
                 never_came = f"did not come up within {self.start_s:g} s"
-                losses.append(Loss(member, was_silent if state == "alive" else never_came))
+                came_up = state == "alive"
+                losses.append(Loss(member, was_silent if came_up else never_came, came_up))
         for loss in losses:
             self._states[loss.member] = "lost"
         return losses

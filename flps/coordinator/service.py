@@ -114,9 +114,9 @@ class MembershipService:
             log.info("evaluation after epoch %s: %s", epoch, _in_words(fields.items()))
 
     def _mourn(self, loss: Loss) -> None:
-        member, reason = loss
+        member, reason, came_up = loss
         log.warning("%s is lost: %s", member, reason)
-        self._events.write("lost", lost_role=member.role, lost_rank=member.rank, reason=reason)
+        self._events.write("lost", lost_role=member.role, lost_rank=member.rank, reason=reason, came_up=came_up)
         here = self._membership.members("worker", "absent", "alive", "left")
         if member.role == "server":
             self._stop = f"{member} is lost ({reason}); its share of the tables is gone"

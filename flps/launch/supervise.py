@@ -29,12 +29,23 @@ Event = Mapping[str, Any]
 class Crew(Protocol):
     """Roles that have been started, as processes or as threads."""
 
-    def start(self, role: Role) -> int: ...
-    def ended(self, timeout_s: float, *others: int) -> dict[Role, int]: ...
-    def alive(self) -> tuple[Role, ...]: ...
-    def signal(self, role: Role, number: signal.Signals) -> None: ...
-    def kill(self, role: Role) -> None: ...
-    def close(self) -> None: ...
+    def start(self, role: Role) -> int:
+        """Start one role; its pid. Raises FlpsError when that is not possible."""
+
+    def ended(self, timeout_s: float, *others: int) -> dict[Role, int]:
+        """Wait up to `timeout_s` for an end or for a descriptor of `others`; the roles that ended, with exit codes."""
+
+    def alive(self) -> tuple[Role, ...]:
+        """Roles that have not been reported as ended."""
+
+    def signal(self, role: Role, number: signal.Signals) -> None:
+        """Send a signal; a role that has just ended is no error."""
+
+    def kill(self, role: Role) -> None:
+        """Make an end of a role at once."""
+
+    def close(self) -> None:
+        """Let go of what is left; nothing is reported after that."""
 
 
 class Supervisor:
@@ -111,8 +122,8 @@ class Supervisor:
             if event.get("event") == "ready" and (role := self._roles.get(_name(event, "role", "rank"))):
                 self.watch.ready(role)
             elif event.get("event") == "lost":
-                name = _name(event, "lost_role", "lost_rank")
-                self.watch.lost(name, str(event.get("reason", "no reason given")), self._clock())
+                name, reason = _name(event, "lost_role", "lost_rank"), str(event.get("reason", "no reason given"))
+                self.watch.lost(name, reason, self._clock(), came_up=event.get("came_up") is not False)
 
     def _stop_all(self, bell: int, caught: list[int]) -> None:
         """Workers first, then those they talk to. A second Ctrl-C kills at once."""

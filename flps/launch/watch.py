@@ -86,9 +86,13 @@ class Watch:
         if self.verdict is None and not self._any_worker():
             self._workers_are_gone(now)
 
-    def lost(self, name: str, reason: str, now: float) -> None:
+    def lost(self, name: str, reason: str, now: float, *, came_up: bool = True) -> None:
         """The coordinator has given up a role, which may run on another host. name: `worker.3`."""
         if self.verdict is not None or name in self.losses or name in self._ended_well:
+            return
+        if not came_up:
+            culprit = next((role for role in self.local if role.name == name), None)
+            self.verdict = Verdict(NeverCameUp.exit_code, f"{name} {reason}, so the job was stopped", culprit)
             return
         if not name.startswith("worker."):
             self.verdict = Verdict(RoleFailed.exit_code, f"{name} was given up: {reason}, so the job was stopped")

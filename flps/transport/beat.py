@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from contextlib import closing
 
-from flps.errors import FlpsError, PeerLost, ProtocolError, RoleFailed
+from flps.errors import FlpsError, NeverCameUp, PeerLost, ProtocolError, RoleFailed
 from flps.membership import Member
 from flps.message import Beat, Done, Hello, Pulse, Refusal
 from flps.transport.connection import Connection
 from flps.transport.sockets import Carrier
+
+log = logging.getLogger(__name__)
+STOP_S = 5.0  # how much longer than a heartbeat the thread may take to end
 
 
 class Heartbeat:
@@ -36,9 +40,15 @@ class Heartbeat:
         self._thread.start()
 
     def wait_joined(self) -> None:
-        """Returns when the coordinator knows this role. Raises PeerLost or RoleFailed when it does not want to."""
+        """Returns when the coordinator knows this role.
+
+        Raises NeverCameUp when it does not answer, RoleFailed when it does not want this role or told it to stop.
+        """
         while not self._joined.wait(0.05):
+            is_over = not self._thread.is_alive()  # asked first: what the thread left behind is complete then
             self.check()
+            if is_over and not self._joined.is_set():
+                raise RoleFailed(f"{self._carrier.member} stopped before {self._coordinator} had answered its hello")
 
     def check(self) -> None:
         """Raises PeerLost when the coordinator is silent, RoleFailed when it told everyone to stop."""
@@ -49,7 +59,9 @@ class Heartbeat:
         """Beat no more."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(self._carrier.network.heartbeat_s + STOP_S)
+        if self._thread.is_alive():
+            log.warning("the heartbeat of %s did not end; its thread goes with this process", self._carrier.member)
 
     def _beat(self) -> None:
         try:
@@ -86,7 +98,9 @@ class Heartbeat:
                 self._joined.set()
                 return
             if time.monotonic() > deadline:
-                raise PeerLost(f"{self._coordinator} did not answer within {network.start_timeout_s:g} s of the start")
+                raise NeverCameUp(
+                    f"{self._coordinator} did not answer within {network.start_timeout_s:g} s of the start"
+                )
 
     def _take(self, pulse: Pulse) -> None:
         names = [name.partition(":") for name in pulse.lost]

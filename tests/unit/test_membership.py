@@ -54,8 +54,8 @@ def test_losses_are_named_once_with_their_reason() -> None:
     membership = Membership([W0, W1], LEASE, START, now=0.0)
     membership.hello(W0, 55)
     assert membership.expire(60) == []
-    assert membership.expire(61) == [(W1, "did not come up within 60 s")]
-    assert membership.expire(66) == [(W0, "no sign of life for 10 s")]
+    assert membership.expire(61) == [(W1, "did not come up within 60 s", False)]
+    assert membership.expire(66) == [(W0, "no sign of life for 10 s", True)]
     assert membership.expire(99) == []
     assert membership.lost() == [W0, W1]
 

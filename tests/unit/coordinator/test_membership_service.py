@@ -103,6 +103,7 @@ def test_a_silent_worker_is_lost_and_everybody_is_told(federation: Federation) -
     federation.tick(10.1)
     assert federation.pulse(10.1) == Pulse(("worker:2",), "")
     (event,) = federation.told("lost")
+    assert event["came_up"] is True
     assert (event["lost_role"], event["lost_rank"], event["reason"]) == ("worker", 2, "no sign of life for 10 s")
     federation.tick(11)
     assert len(federation.told("lost")) == 1
@@ -137,7 +138,8 @@ def test_who_never_came_is_lost_after_the_start(federation: Federation) -> None:
     federation.tick(60)
     assert federation.told("lost") == [] if federation._path.exists() else True
     federation.tick(60.1)
-    assert [event["reason"] for event in federation.told("lost")] == ["did not come up within 60 s"]
+    (event,) = federation.told("lost")
+    assert (event["reason"], event["came_up"]) == ("did not come up within 60 s", False)
 
 
 # --- barriers --------------------------------------------------------------------------------------------------------

@@ -152,6 +152,21 @@ def test_a_loss_on_another_host_is_a_loss() -> None:
     assert result.reason.count("worker.7") == 1
 
 
+@pytest.mark.parametrize("name", ["worker.7", "server.3"])
+def test_who_never_came_up_elsewhere_stops_the_job(name: str) -> None:
+    state = come_up(watch(local=(SERVER, COORDINATOR), workers=10))
+    state.lost(name, "did not come up within 60 s", 61, came_up=False)
+    assert state.stopping
+    assert state.result() == Verdict(5, f"{name} did not come up within 60 s, so the job was stopped")
+
+
+def test_a_worker_that_failed_before_it_came_up_is_a_loss() -> None:
+    state = come_up(watch())
+    state.ended(W1, 1, 1)
+    state.lost("worker.1", "did not come up within 60 s", 61, came_up=False)
+    assert end(state, *((role, 0) for role in ALL if role != W1)).exit_code == 3
+
+
 def test_a_worker_that_was_given_up_must_be_gone_by_its_deadline() -> None:
     state = come_up(watch())
     state.lost("worker.1", "its lease ended", 20)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flps.errors import PeerLost, ProtocolError, Refused, RoleFailed
+from flps.errors import NeverCameUp, PeerLost, ProtocolError, Refused, RoleFailed
 from flps.membership import Member
 from flps.message import Beat, Body, Done, Hello, Pulse
 from flps.transport.beat import Heartbeat
@@ -131,9 +131,16 @@ def test_not_wanted(scripted: Scripted, make_wire: Any) -> None:
 def test_nobody_there(make_wire: Any) -> None:
     with (
         heartbeat(make_wire(start_timeout_s=0.2)) as beating,
-        pytest.raises(PeerLost, match=r"coordinator:0 did not answer within 0\.2 s of the start"),
+        pytest.raises(NeverCameUp, match=r"coordinator:0 did not answer within 0\.2 s of the start"),
     ):
         beating.wait_joined()
+
+
+def test_a_thread_that_has_ended_is_not_waited_for(make_wire: Any) -> None:
+    with heartbeat(make_wire(start_timeout_s=60)) as beating:
+        beating.stop()
+        with pytest.raises(RoleFailed, match="worker:1 stopped before coordinator:0 had answered"):
+            beating.wait_joined()
 
 
 def test_silent_coordinator(scripted: Scripted, make_wire: Any) -> None:
