@@ -105,8 +105,11 @@ class FLClient:
         return evaluation
 
     def save_model(self, epoch: int, workers: list[int]) -> None:
-        """Save the model; folders are called 1, 2, ... after the number of epochs done. `workers`: who saves."""
-        self.session.save(epoch + 1, workers)
+        """Save the model; folders are called 1, 2, ... after the number of epochs done.
+
+        `workers`: those that have trained this epoch.
+        """
+        self.session.save(epoch + 1)
 
     def finish(self) -> None:
         """Leave in good order."""

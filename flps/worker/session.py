@@ -237,26 +237,33 @@ class Session:
         """Where the model after `epoch` epochs is saved."""
         return self.job.models / str(epoch)
 
-    def save(self, epoch: int, workers: Sequence[int]) -> None:
-        """Save the whole model: each client its private tables, each server its share, the first worker the manifest.
+    def save(self, epoch: int) -> None:
+        """Save the whole model: each client its private tables, then one worker the servers' shares and the manifest.
 
-        `workers`: ranks of those who save. Nobody trains meanwhile.
+        Who writes the manifest is the first of those alive; when it is lost meanwhile, the next one begins anew.
+        Nobody trains meanwhile.
         """
         folder = self.folder_of(epoch)
-        is_first = self.rank == min(workers)
-        if is_first:
-            retract_manifest(folder)
-        files: dict[str, str] = {}
+        retract_manifest(folder)
+        private = self.barrier(f"saved private {epoch}", Report(files=self._save_private(folder)))
+        alive = private.workers
+        while True:
+            writer = min(alive)
+            if self.rank == writer:
+                files = {**private.report.files, **self._servers.save(epoch)}
+                self._complete(folder, self._manifest(epoch, files, private.workers))
+                log.info("saved the model after epoch %d: %s", epoch, folder)
+            alive = self.barrier(f"saved {epoch}").workers
+            if writer in alive:
+                return
+
+    def _save_private(self, folder: Path) -> dict[str, str]:
+        """Write this client's private tables; returns file -> sha256."""
         local = self._homes.get("local")
-        if isinstance(local, LocalHome):
-            name = f"private-{self.rank}-of-{self.job.workers}.safetensors"
-            files[name] = write_tables(folder / name, local.dump())
-        if is_first:
-            files.update(self._servers.save(epoch))
-        written = self.barrier(f"saved {epoch}", Report(files=files)).report.files
-        if is_first:
-            self._complete(folder, self._manifest(epoch, written, workers))
-            log.info("saved the model after epoch %d: %s", epoch, folder)
+        if not isinstance(local, LocalHome):
+            return {}
+        name = f"private-{self.rank}-of-{self.job.workers}.safetensors"
+        return {name: write_tables(folder / name, local.dump())}
 
     def _complete(self, folder: Path, manifest: Manifest) -> None:
         """Export the shared part and write the manifest."""
