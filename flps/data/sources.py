@@ -12,7 +12,6 @@ Law: all four give the same samples in the same order, so training does not depe
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import io
 import itertools
 import os
@@ -34,10 +33,12 @@ from flps.data.batch import Rows
 from flps.data.columns import read_columns
 from flps.data.shards import columnar_of, csv_of
 from flps.data.text import CHUNK_BYTES, read_numbers, read_samples, refuse_bad_values, sample_complaint
-from flps.errors import ConfigError, DataError
+from flps.errors import ConfigError, DataError, ResourceError
+from flps.scripts import load_script
 
 ReaderType = Literal["columnar", "QueueDataset", "DataLoader", "RecDataset"]
 CHUNK_SAMPLES = 1 << 14
+KILLED_S = 10.0  # what is killed is gone in no time, unless it hangs in the kernel
 
 
 @dataclass(frozen=True)
@@ -134,17 +135,18 @@ def pipe_chunks(arguments: list[str], path: Path, folder: Path, silence_s: float
         ConfigError: it cannot be started, was silent for too long, or ended with another status than 0.
     """
     with path.open("rb") as source, tempfile.TemporaryFile() as complaints:
-        with subprocess.Popen(
+        child = subprocess.Popen(  # without `with`, whose end would wait for ever
             arguments, cwd=folder, stdin=source, stdout=subprocess.PIPE, stderr=complaints, start_new_session=True
-        ) as child:
-            try:
-                assert child.stdout is not None
-                yield from until_end(child.stdout, arguments[-1], path, silence_s)
-                status = child.wait(timeout=silence_s)
-            except subprocess.TimeoutExpired as error:
-                raise ConfigError(f"pipe_command {arguments[-1]!r} on {path}: closed stdout but did not end") from error
-            finally:
-                end_group(child)
+        )
+        assert child.stdout is not None
+        try:
+            yield from until_end(child.stdout, arguments[-1], path, silence_s)
+            status = child.wait(timeout=silence_s)
+        except subprocess.TimeoutExpired as error:
+            raise ConfigError(f"pipe_command {arguments[-1]!r} on {path}: closed stdout but did not end") from error
+        finally:
+            child.stdout.close()
+            end_group(child)
         if status != 0:
             last = last_lines(complaints)
             raise ConfigError(
@@ -166,10 +168,14 @@ def until_end(stream: IO[bytes], command: str, path: Path, silence_s: float) -> 
 
 
 def end_group(child: subprocess.Popen[bytes]) -> None:
-    """Leave nothing of a command behind, whatever it started."""
-    if child.poll() is None:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    """Leave nothing of a command behind, whatever it started. Raises ResourceError when it cannot be killed."""
+    if child.poll() is not None:
+        return
+    os.killpg(child.pid, signal.SIGKILL)
+    try:
+        child.wait(timeout=KILLED_S)
+    except subprocess.TimeoutExpired as error:
+        raise ResourceError(f"process {child.pid} ({child.args}) does not go, even after SIGKILL") from error
 
 
 def last_lines(complaints: IO[bytes], count: int = 5) -> str:
@@ -242,25 +248,13 @@ def load_rec_dataset(reader_path: str, folder: Path) -> Any:
     name = reader_path.removesuffix(".py")
     beside = folder / (name.replace(".", "/") + ".py")
     try:
-        module = load_file(beside) if beside.is_file() else importlib.import_module(name)
+        module = load_script(beside) if beside.is_file() else importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(f"train_reader_path: no module {name!r} in {folder} nor on sys.path ({error})") from error
     try:
         return module.RecDataset
     except AttributeError as error:
         raise ConfigError(f"train_reader_path: {module.__file__} has no class RecDataset(file_list, config)") from error
-
-
-def load_file(path: Path) -> Any:
-    """Import a file by its path, under a name of its own (a DataLoader's workers look it up in sys.modules)."""
-    name = f"flps_reader_{abs(hash(path))}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def iterated_rows(dataset: Iterable[Any]) -> Iterator[Rows]:

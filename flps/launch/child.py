@@ -8,7 +8,6 @@ Law 3: Ctrl-C is the launcher's to decide; a role ignores SIGINT and obeys SIGTE
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import multiprocessing
 import os
@@ -19,7 +18,7 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
 
 import msgspec
 
@@ -27,6 +26,7 @@ from flps.config.job import Job
 from flps.errors import ConfigError, FlpsError, ResourceError
 from flps.launch.logs import formatter, log_name
 from flps.launch.prepare import remove_private_dir
+from flps.scripts import load_script
 
 EXIT_STOPPED = 128 + signal.SIGTERM  # obeyed SIGTERM
 LEAVE_S = 3.0  # threads and sockets of a role that has ended may take this long to close
@@ -100,20 +100,10 @@ def resolve(target: str) -> RoleTarget:
     """
     place, _, name = target.rpartition(":")
     try:
-        module = _load_file(place) if place.endswith(".py") else importlib.import_module(place)
+        module = load_script(Path(place)) if place.endswith(".py") else importlib.import_module(place)
         return cast(RoleTarget, getattr(module, name))
-    except (AttributeError, FileNotFoundError) as error:
+    except AttributeError as error:
         raise ConfigError(f"{target}: {error}") from error
-
-
-def _load_file(path: str) -> Any:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _redirect(log_file: Path) -> None:

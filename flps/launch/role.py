@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from flps.config.job import Job
 from flps.coordinator.service import MembershipService
@@ -17,6 +15,7 @@ from flps.data.shards import shards_of
 from flps.errors import ConfigError
 from flps.membership import Member
 from flps.metrics import EventLog
+from flps.scripts import load_script
 from flps.server.service import TableService
 from flps.server.store import Store
 from flps.transport.beat import Heartbeat
@@ -137,7 +136,7 @@ def _files(job: Job, folder: str, rank: int) -> list[Path]:
 
 def _client_type(script: str) -> type[FLClient]:
     """The one class in a user's trainer script that derives from FLClient."""
-    module = _load(Path(script))
+    module = load_script(Path(script))
     found = [
         value
         for _, value in inspect.getmembers(module, inspect.isclass)
@@ -146,16 +145,3 @@ def _client_type(script: str) -> type[FLClient]:
     if len(found) != 1:
         raise ConfigError(f"{script} must define one class that derives from flps.worker.FLClient, found {len(found)}")
     return found[0]
-
-
-def _load(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, AttributeError) as error:
-        log.debug("%s cannot be loaded", path, exc_info=True)
-        raise ConfigError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
-    return module

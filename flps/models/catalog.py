@@ -8,9 +8,6 @@ Law: nothing here imports torch before a model is asked for, so that a configura
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
-import zlib
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +18,7 @@ import msgspec
 
 from flps.errors import ConfigError
 from flps.models.ncf.hyper import NcfHyperParameters
+from flps.scripts import load_script
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,19 +88,10 @@ def _load_file(name: str, place: str, config_dir: Path) -> ModuleType:
     if path is None:
         tried = " nor ".join(dict.fromkeys(str(candidate.resolve()) for candidate in candidates))
         raise ConfigError(f"model {name!r}: there is no file {tried}")
-    path = path.resolve()
-    module_name = f"flps_user_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # where dataclasses look their own module up
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file may raise
-        del sys.modules[module_name]
-        raise ConfigError(f"model {name!r}: {path} cannot be imported: {type(error).__name__}: {error}") from error
-    return module
+        return load_script(path)
+    except ConfigError as error:
+        raise ConfigError(f"model {name!r}: {error}") from error
 
 
 def _load_module(name: str, place: str) -> ModuleType:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 
 import pytest
@@ -51,10 +50,9 @@ def test_no_handler_of_a_role_keeps_a_stop() -> None:
 
 def test_a_target_is_found_by_module_or_by_file(tmp_path: Path) -> None:
     assert resolve("flps.launch.child:outcome") is outcome
-    script = tmp_path / "my_role_of_test_child.py"
+    script = tmp_path / "my_role.py"
     script.write_text("def role(job, role, rank):\n    pass\n")
     assert resolve(f"{script}:role").__name__ == "role"
-    del sys.modules["my_role_of_test_child"]
 
 
 @pytest.mark.parametrize("target", ["flps.launch.child:nothing", "/no/such/file.py:role"])
