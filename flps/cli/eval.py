@@ -77,7 +77,7 @@ def _of_yaml(arguments: argparse.Namespace) -> tuple[dict[int, Path], dict[str, 
     config = _config(path, arguments.overrides)
     found = find_for(config, path.absolute().parent, arguments.run_dir, arguments.log_dir)
     models = chosen(found, config) if arguments.epoch is None else _only(found.models, arguments.epoch)
-    samples = of_yaml(found, _with_data(config, found), path)
+    samples = of_yaml(found, _with_embedded(config, found), path)
     return models, {"samples": samples, "pairs": pairs_of(config)}
 
 
@@ -90,10 +90,10 @@ def _config(path: Path, overrides: Sequence[str]) -> Config:
     return load(path, overrides, schemas())
 
 
-def _with_data(config: Config, found: Found) -> Config:
-    from flps.launch.prepare import with_data
+def _with_embedded(config: Config, found: Found) -> Config:
+    from flps.launch.prepare import with_embedded
 
-    return with_data(config, found.workers, os.environ)
+    return with_embedded(config, found.workers, os.environ)
 
 
 def _only(models: dict[int, Path], epoch: int) -> dict[int, Path]:

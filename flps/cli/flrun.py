@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import multiprocessing
 import os
 import secrets
 import sys
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 def main() -> None:
     """The console script."""
     code = run(sys.argv[1:], os.environ)
-    if any(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-        # A role's thread of --in_process that did not end; it must not disturb the interpreter's end.
+    threads = any(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    if threads or multiprocessing.active_children():
+        # A role's thread of --in_process, or a process, that did not end; the interpreter's end must not wait for it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -132,7 +134,7 @@ def _prepared(arguments: Arguments, plan: Plan, environment: Mapping[str, str]) 
 
     check_ports(plan.binds)
     prepare.check_keys(plan)
-    config = prepare.with_data(plan.job.config, plan.job.workers, environment, say=print)
+    config = prepare.with_embedded(plan.job.config, plan.job.workers, environment, say=print)
     run_dir = logs.make_run_dir(Path(plan.job.run_dir))
     job = msgspec.structs.replace(plan.job, config=config, run_dir=str(run_dir))
     prepare.write_job(job, Path(arguments.config_yaml).read_bytes())
@@ -198,9 +200,19 @@ def _say_end(console: Console, plan: Plan, board: Board, verdict: Verdict, wall_
             _say(console, f"  | {line}")
     if verdict.exit_code in (EXIT_DONE, EXIT_WITH_LOSSES):
         places = {"model": str(run_dir / plan.job.config.runner.model_save_path), "logs": str(run_dir)}
-        console.print(result_table(board, k=plan.job.config.evaluation.k, wall_s=wall_s, places=places))
+        k, unranked = plan.job.config.evaluation.k, _why_unranked(plan, board)
+        console.print(result_table(board, k=k, wall_s=wall_s, places=places, unranked=unranked))
     if verdict.exit_code != EXIT_DONE:
         print(f"flrun: {verdict.reason} (exit code {verdict.exit_code}; logs in {run_dir})", file=sys.stderr)
+
+
+def _why_unranked(plan: Plan, board: Board) -> str:
+    """Why there is no HR and NDCG; empty when there is."""
+    if not plan.job.config.runner.test_data_dir:
+        return "not measured: runner.test_data_dir is not given"
+    if board.evaluation.get("users") == 0:
+        return "not measured: the files of runner.test_data_dir hold no test users"
+    return ""
 
 
 def _say(console: Console, text: str) -> None:

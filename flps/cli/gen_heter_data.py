@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flps.data.divide import WAYS
 from flps.data.generate import Division, generate
-from flps.errors import FlpsError
+from flps.errors import FlpsError, ResourceError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except OSError as error:
         print(f"gen_heter_data: {error}", file=sys.stderr)
-        return 6
+        return ResourceError.exit_code
     print("\n".join(lines))
     return 0
 

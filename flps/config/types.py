@@ -100,15 +100,16 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         bool,
         Meta(
             description="True: the folder holds all clients' files and client i takes its share of them, in the order "
-            "of their numbers. False: it holds this client's own: the file of its number, else every file."
+            "of their numbers. False: the folder is this client's own, and every file in it is read."
         ),
     ] = True
     thread_num: Annotated[int, Meta(ge=1, description="Compute threads of one worker.")] = 1
     reader_type: Annotated[
         ReaderType,
         Meta(
-            description="`columnar` maps binary columns into memory (csv is converted once); `QueueDataset` pipes each "
-            "file through `pipe_command`; `DataLoader` and `RecDataset` import `train_reader_path`."
+            description="`columnar` maps the binary columns that gen_heter_data writes into memory; a csv without "
+            "them is parsed at each start. `QueueDataset` pipes each file through `pipe_command`; `DataLoader` and "
+            "`RecDataset` import `train_reader_path`."
         ),
     ] = "columnar"
     pipe_command: Annotated[

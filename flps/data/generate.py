@@ -88,6 +88,8 @@ def write_division(split: Split, rows: Ids, test_rows: Ids, division: Division) 
         notes.append("the file brings its own negatives; they are kept and --num_neg is not used")
     drawing = division.num_neg and division.negatives == "fixed" and not has_negatives
     full = Interactions.build(train.users, train.items, split.num_items) if drawing else None
+    if not len(split.test_users):
+        notes.append("no test items were found: HR and NDCG cannot be measured; name them by --full_test_data_path")
     stale_removed(division)
     described = []
     for client in range(division.file_nums):

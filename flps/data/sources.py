@@ -175,7 +175,7 @@ def end_group(child: subprocess.Popen[bytes]) -> None:
     try:
         child.wait(timeout=KILLED_S)
     except subprocess.TimeoutExpired as error:
-        raise ResourceError(f"process {child.pid} ({child.args}) does not go, even after SIGKILL") from error
+        raise ResourceError(f"process {child.pid} ({child.args!r}) does not go, even after SIGKILL") from error
 
 
 def last_lines(complaints: IO[bytes], count: int = 5) -> str:

@@ -148,18 +148,22 @@ def _cells(row: Row) -> tuple[Any, ...]:
     )
 
 
-def result_table(board: Board, *, k: int, wall_s: float, places: dict[str, str]) -> Table:
+def result_table(board: Board, *, k: int, wall_s: float, places: dict[str, str], unranked: str = "") -> Table:
     """The result of a run: quality of its last evaluation, speed, and where things are.
 
     k: the cut-off of the ranking. wall_s: seconds from start to end. places: label -> path.
+    unranked: why no ranking was measured; it stands in the place of its figures.
     """
     table = Table(title="result", box=box.SIMPLE_HEAD, show_header=bool(board.evaluation), title_justify="left")
     for heading in ("", "sampled", "full ranking"):
         table.add_column(heading, overflow="fold")
     final = board.evaluation
-    if final:
+    if unranked:
+        table.add_row("ranking", unranked, "")
+    elif final:
         table.add_row(f"HR@{k}", figure(final, "hr"), figure(final, "hr_full"))
         table.add_row(f"NDCG@{k}", figure(final, "ndcg"), figure(final, "ndcg_full"))
+    if final:
         table.add_row("AUC", figure(final, "auc"), "")
         table.add_row("users", warm(final), "")
     elif board.epoch:

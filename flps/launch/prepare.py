@@ -107,12 +107,12 @@ def make_run_keys(plan: Plan) -> None:
         make_keys(Path(plan.job.key_dir))
 
 
-def with_data(
+def with_embedded(
     config: Config, workers: int, environment: Mapping[str, str], say: Callable[[str], None] = lambda text: None
 ) -> Config:
     """The config with real folders in the place of `embedded:movielens_like`, whose data is made when not cached.
 
-    say: is told that it takes a moment, when it does.
+    A test_data_dir that the user gave is kept. say: is told that it takes a moment, when it does.
     """
     runner = config.runner
     if runner.train_data_dir != EMBEDDED:
@@ -126,9 +126,8 @@ def with_data(
         folder = ensure(cache, clients=workers, **negatives)
     except OSError as error:
         raise ResourceError(f"cannot make the default data in {cache}: {error.strerror}; set FLPS_CACHE_DIR") from error
-    runner = msgspec.structs.replace(
-        runner, train_data_dir=str(folder / "fl_train_data"), test_data_dir=str(folder / "fl_test_data")
-    )
+    test_dir = runner.test_data_dir or str(folder / "fl_test_data")
+    runner = msgspec.structs.replace(runner, train_data_dir=str(folder / "fl_train_data"), test_data_dir=test_dir)
     return msgspec.structs.replace(config, runner=runner)
 
 

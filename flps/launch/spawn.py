@@ -2,12 +2,13 @@
 
 Law 1: the parent of the roles and the roles are deaf to Ctrl-C and to signals for the terminal's whole group: only the
 launcher decides.
-Law 2: when `close` returns, no process that was started here is alive.
+Law 2: when `close` returns, no process that was started here is alive, but for one that the kernel cannot kill.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -25,9 +26,12 @@ from flps.launch.child import HELD_BACK, become
 from flps.launch.plan import Role
 from flps.models.catalog import BUILT_IN
 
+log = logging.getLogger("flps.launch")
+
 ROLE_TARGET = "flps.launch.role:run_role"
 PRELOAD = ("flps.launch.child",)
 PRELOAD_ROLES = ("torch", "flps.launch.role")
+KILLED_S = 10.0  # what is killed is gone in no time, unless it hangs in the kernel (a disk of the network)
 UNKNOWN_CODE = 255  # what multiprocessing says when the parent of the roles died before the role did
 
 
@@ -120,7 +124,11 @@ class Processes:
         for role in self.alive():
             self.kill(role)
         for child in self._children.values():
-            child.join()
+            child.join(KILLED_S)
+            if child.exitcode is None:
+                log.warning(
+                    "%s (process %s) does not go, even after SIGKILL: it hangs in the kernel", child.name, child.pid
+                )
         self._children.clear()
 
 

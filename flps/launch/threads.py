@@ -22,6 +22,9 @@ from flps.launch.plan import Role
 from flps.launch.spawn import ROLE_TARGET
 
 log = logging.getLogger("flps.launch")
+REPORTED_S = (
+    1.0  # a thread that has reported its end has nothing left to do; it is a daemon, should it hang all the same
+)
 
 
 class Threads:
@@ -65,7 +68,7 @@ class Threads:
         while not self._ended.empty():
             role, code = self._ended.get()
             if role not in self._given_up:
-                self._alive[role].join()
+                self._alive[role].join(REPORTED_S)
             self._alive.pop(role, None)
             gone[role] = code
         return gone

@@ -76,7 +76,7 @@ def test_fixed_negatives_follow_their_positive_and_are_none(ratings: Path, tmp_p
     assert rows.reshape(-1, 5, 3)[:, :, 2].tolist() == [[1, 0, 0, 0, 0]] * 540
     assert (rows.reshape(-1, 5, 3)[:, :, 0] == rows[::5, None, 0]).all()
     negative = rows[rows[:, 2] == 0]
-    assert not seen.contains(negative[:, 0], negative[:, 1]).any()
+    assert not any(item in seen.of(user) for user, item in negative[:, :2].tolist())
 
 
 @pytest.mark.parametrize("negatives", ["fresh", "fixed"])
@@ -129,6 +129,14 @@ def test_the_originals_csv_keeps_its_negatives_when_fixed(tmp_path: Path) -> Non
     assert any("2 negatives of the file are left out" in line for line in lines)
     assert (tmp_path / "fl_train_data" / "0.csv").read_text() == "0,1,1\n"
     assert (tmp_path / "fl_test_data" / "1.csv").read_text() == "1,1,1\n1,3,0\n"
+
+
+def test_no_test_items_are_said(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("0,1,1\n1,2,1\n")
+    _, lines = generate(Division(train=tmp_path / "own.csv", out=tmp_path / "out", file_nums=2, by="user"))
+    said = [line for line in lines if "no test items were found" in line]
+    assert len(said) == 1
+    assert "--full_test_data_path" in said[0]
 
 
 def test_empty_shards_are_written_and_said(ratings: Path, tmp_path: Path) -> None:

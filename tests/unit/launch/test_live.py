@@ -114,6 +114,16 @@ def test_the_result_table() -> None:
         assert words in text, words
 
 
+@pytest.mark.parametrize("events", [[], [EVAL | {"hr": None, "ndcg": None, "users": 0, "warm": 0}]])
+def test_the_result_says_why_nothing_was_ranked(events: list[dict[str, object]]) -> None:
+    board = Board.of(ROLES)
+    for event in events:
+        board.apply(event)
+    text = drawn(result_table(board, k=10, wall_s=1.0, places={}, unranked="not measured: no test users"))
+    assert "not measured: no test users" in text
+    assert "HR@10" not in text
+
+
 def test_without_an_evaluation_the_last_epoch_is_shown() -> None:
     board = Board.of(ROLES)
     board.apply({"event": "epoch", "role": "server", "rank": 0, "epoch": 1, "loss": 0.5, "auc": 0.6})

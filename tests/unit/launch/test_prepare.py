@@ -14,7 +14,15 @@ from flps.config.types import EMBEDDED, Config, Runner
 from flps.errors import ConfigError, ResourceError
 from flps.launch.arguments import Arguments
 from flps.launch.plan import Plan, Role
-from flps.launch.prepare import cache_dir, check_keys, private_dir, private_root, trainer_script, with_data, write_job
+from flps.launch.prepare import (
+    cache_dir,
+    check_keys,
+    private_dir,
+    private_root,
+    trainer_script,
+    with_embedded,
+    write_job,
+)
 
 CONFIG = Config(runner=Runner(train_data_dir="d"))
 
@@ -92,7 +100,7 @@ def test_only_curve_needs_keys(security: str) -> None:
 
 
 def test_own_data_is_left_alone() -> None:
-    assert with_data(CONFIG, 10, {}) is CONFIG
+    assert with_embedded(CONFIG, 10, {}) is CONFIG
 
 
 def test_the_job_is_written_down(tmp_path: Path) -> None:
@@ -120,7 +128,7 @@ def test_the_default_data_takes_its_place(
     monkeypatch.setattr("flps.data.movielens_like.ensure", ensure)
     config = Config(runner=Runner(train_data_dir=EMBEDDED, **keys))  # type: ignore[arg-type]
     said: list[str] = []
-    runner = with_data(config, 10, {"FLPS_CACHE_DIR": str(tmp_path)}, said.append).runner
+    runner = with_embedded(config, 10, {"FLPS_CACHE_DIR": str(tmp_path)}, said.append).runner
     assert (runner.train_data_dir, runner.test_data_dir) == (
         str(tmp_path / "made/fl_train_data"),
         str(tmp_path / "made/fl_test_data"),
@@ -129,7 +137,16 @@ def test_the_default_data_takes_its_place(
     assert "10 clients" in said[0]
 
 
+def test_a_test_folder_of_the_user_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flps.data.movielens_like.ensure", lambda cache, clients: tmp_path)
+    config = Config(runner=Runner(train_data_dir=EMBEDDED, test_data_dir="my/tests"))
+    runner = with_embedded(config, 2, {}).runner
+    assert (runner.train_data_dir, runner.test_data_dir) == (str(tmp_path / "fl_train_data"), "my/tests")
+
+
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError, match="FLPS_CACHE_DIR"):
-        with_data(Config(runner=Runner(train_data_dir=EMBEDDED)), 2, {"FLPS_CACHE_DIR": str(tmp_path / "file" / "x")})
+        with_embedded(
+            Config(runner=Runner(train_data_dir=EMBEDDED)), 2, {"FLPS_CACHE_DIR": str(tmp_path / "file" / "x")}
+        )
