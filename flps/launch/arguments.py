@@ -39,6 +39,18 @@ exit codes: 0 done, 1 internal error, 2 bad config or usage, 3 finished with los
             5 a role never came up, 6 port, disk or permission, 130 interrupted
 """
 
+# Flags of the original launcher that change nothing here: taken with a note that says why.
+HARMLESS = {
+    "backend": "there are no collective backends here",
+    "start_port": "roles of one machine meet at unix sockets, others at the ports of the lists",
+    "http_port": "there is no rendezvous over http",
+    "gloo_port": "there is no gloo; membership lives with the coordinator or server 0",
+    "with_gloo": "there is no gloo; membership lives with the coordinator or server 0",
+    "log_overwrite": "each run has a log folder of its own",
+    "max_restart": "roles are not started again",
+    "nnodes": "the lists say which hosts take part",
+}
+
 # Flags of the original launcher that ask for something which does not exist here.
 NOT_HERE = {
     "heter_workers": "there are no heterogeneous workers here",
@@ -46,9 +58,16 @@ NOT_HERE = {
     "heter_devices": "there are no heterogeneous workers here",
     "nproc_per_node": "it belongs to collective training; the number of workers is --worker_num",
     "ips": "it belongs to collective training; hosts are given by --servers, --workers, --coordinators",
-    "gloo_port": "there is no gloo here; membership lives with the coordinator or server 0",
-    "with_gloo": "there is no gloo here; membership lives with the coordinator or server 0",
-    "http_port": "there is no gloo rendezvous here",
+    "master": "there is no master; hosts are given by --servers, --workers, --coordinators",
+    "devices": "roles compute on the CPU",
+    "gpus": "roles compute on the CPU",
+    "elastic_level": "a job has the workers that it started with; who is lost does not come back",
+    "elastic_timeout": "a job has the workers that it started with; see network.lease_s for lost ones",
+    "elastic_server": "a job has the workers that it started with",
+    "elastic_pre_hook": "a job has the workers that it started with",
+    "np": "a job has the workers that it started with; their number is --worker_num",
+    "scale": "a job has the workers that it started with",
+    "force": "a job has the workers that it started with",
 }
 
 
@@ -77,6 +96,7 @@ class Arguments:
     dry_run: bool = False
     seed: int | None = None
     pure_bf16: bool = False
+    notes: tuple[str, ...] = ()  # what must be said about the command line
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -94,13 +114,14 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise ConfigError(f"flrun takes one trainer script, got {len(rest)}: {', '.join(rest)}")
     if known.run_mode not in (None, "ps"):
         raise ConfigError(f"--run_mode={known.run_mode}: this launcher starts parameter servers, the only mode is ps")
-    names = {field.name for field in dataclasses.fields(Arguments)} - {"trainer", "overrides", "port"}
+    names = {field.name for field in dataclasses.fields(Arguments)} - {"trainer", "overrides", "port", "notes"}
     values = {name: value for name, value in vars(known).items() if name in names and value is not None}
-    return Arguments(trainer=rest[0] if rest else None, overrides=tuple(known.overrides), **values)
+    notes = _notes_of(known)
+    return Arguments(trainer=rest[0] if rest else None, overrides=tuple(known.overrides), notes=notes, **values)
 
 
 def with_environment(arguments: Arguments, environment: Mapping[str, str]) -> tuple[Arguments, tuple[str, ...]]:
-    """Fill what the command line left open from PADDLE_*, TRAINING_ROLE and POD_IP; also one note per value taken.
+    """Fill what the command line left open from PADDLE_*, TRAINING_ROLE and POD_IP; all notes with one per value taken.
 
     A list on the command line also outranks a count in the environment.
     Raises ConfigError for a variable that cannot be read.
@@ -116,7 +137,7 @@ def with_environment(arguments: Arguments, environment: Mapping[str, str]) -> tu
         "port": ("PADDLE_PORT", int),
     }
     found: dict[str, object] = {}
-    notes = []
+    notes = list(arguments.notes)
     for name, (variable, read) in wanted.items():
         text = environment.get(variable, "").strip()
         if not text:
@@ -131,6 +152,16 @@ def with_environment(arguments: Arguments, environment: Mapping[str, str]) -> tu
             found[name] = value
             notes.append(f"{name} comes from the environment: {variable}={text}")
     return dataclasses.replace(arguments, **found), tuple(notes)  # type: ignore[arg-type]
+
+
+def _notes_of(known: argparse.Namespace) -> tuple[str, ...]:
+    """One note per flag that is taken and unused."""
+    given = vars(known)
+    if given["nnodes"] not in (None, "1"):
+        raise ConfigError(
+            f"--nnodes={given['nnodes']}: hosts are not counted but named; give --servers, --workers, --coordinators"
+        )
+    return tuple(f"--{name} is accepted and unused: {why}" for name, why in HARMLESS.items() if given[name] is not None)
 
 
 def _already_said(arguments: Arguments, name: str) -> bool:
@@ -163,7 +194,7 @@ def _unknown_flag(word: str, parser: argparse.ArgumentParser) -> str:
     if flag.lstrip("-") in NOT_HERE:
         return f"{flag}: {NOT_HERE[flag.lstrip('-')]}"
     known = [option for action in parser._actions for option in action.option_strings]
-    nearest = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(flag, known, n=1, cutoff=0.7)
     return f"unknown flag {flag}" + (f"; did you mean {nearest[0]}?" if nearest else "; see flrun --help")
 
 
@@ -223,3 +254,5 @@ def _add_way_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--key_dir", metavar="DIR", help="CURVE keys of `flps keys make` (default: ~/.flps/keys)")
     group.add_argument("--run_id", "--job_id", metavar="WORD", help="stands in every message; the same on all hosts")
     group.add_argument("--run_mode", help="accepted for the original's sake; the only mode is ps")
+    for name in HARMLESS:
+        group.add_argument(f"--{name}", help=argparse.SUPPRESS)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -68,6 +69,14 @@ class Plan:
         return len(self.local) == len(self.roles)
 
 
+class _Guard(NamedTuple):
+    """How links are guarded, the folder of keys, and whether its keys are made for this run."""
+
+    security: Security
+    key_dir: str = ""
+    makes_keys: bool = False
+
+
 def make_plan(arguments: Arguments, config: Config, around: Surroundings) -> Plan:
     """Lay out the job.
 
@@ -86,30 +95,47 @@ def make_plan(arguments: Arguments, config: Config, around: Surroundings) -> Pla
     else:
         roles = _networked_roles(arguments, counts, lists, notes)
     local = _pick_local(arguments, roles, lists, around)
-    security, key_dir, makes_keys = _security(arguments, roles, local, networked, around)
+    guard = _security(arguments, roles, local, networked, around)
     _say_unused(arguments, lists, notes)
+    job = _job(arguments, config, around, roles, guard, whole_job=len(local) == len(roles))
+    private_dir = around.private_dir if guard.security == "unix" or guard.makes_keys else None
+    return Plan(job, roles, local, _binds(local), private_dir, guard.makes_keys, tuple(notes))
+
+
+def _job(
+    arguments: Arguments,
+    config: Config,
+    around: Surroundings,
+    roles: tuple[Role, ...],
+    guard: _Guard,
+    *,
+    whole_job: bool,
+) -> Job:
+    """What every role is told."""
     servers = tuple(role.endpoint for role in roles if role.role == "server")
     coordinators = [role.endpoint for role in roles if role.role == "coordinator"]
-    job = Job(
-        run_id=_run_id(arguments, config, around.token, whole_job=len(local) == len(roles)),
+    return Job(
+        run_id=_run_id(arguments, config, around.token, whole_job=whole_job),
         run_dir=str(around.run_dir),
         config_dir=str(around.config_path.parent),
         config=config,
-        workers=counts["worker"],
+        workers=sum(role.role == "worker" for role in roles),
         servers=servers,
         coordinator=coordinators[0] if coordinators else servers[0],
-        coordinators=counts["coordinator"],
-        security=security,
-        key_dir=key_dir,
+        coordinators=len(coordinators),
+        security=guard.security,
+        key_dir=guard.key_dir,
         trainer=arguments.trainer or "",
     )
-    binds = tuple(
+
+
+def _binds(local: tuple[Role, ...]) -> tuple[Endpoint, ...]:
+    """TCP endpoints that must be free here."""
+    return tuple(
         parse_endpoint(role.endpoint.removeprefix("tcp://"), flag=role.role, port_needed=True)
         for role in local
         if role.endpoint.startswith("tcp://")
     )
-    private_dir = around.private_dir if security == "unix" or makes_keys else None
-    return Plan(job, roles, local, binds, private_dir, makes_keys, tuple(notes))
 
 
 def describe(plan: Plan) -> str:
@@ -240,11 +266,11 @@ def _pick_local(
     hosts = sorted({role.host for role in roles})
     if hosts == ["localhost"]:
         return roles
-    mine = _my_hosts(arguments, hosts, around)
+    mine = _hosts_here(arguments, hosts, around)
     return tuple(role for role in roles if role.host in mine)
 
 
-def _my_hosts(arguments: Arguments, hosts: list[str], around: Surroundings) -> set[str]:
+def _hosts_here(arguments: Arguments, hosts: list[str], around: Surroundings) -> set[str]:
     if arguments.host in hosts:
         return {arguments.host}
     # A pod may have an address of its own and still run a job of loopback addresses.
@@ -278,18 +304,17 @@ def _lone_rank(arguments: Arguments, roles: tuple[Role, ...], lists: dict[str, t
 
 def _security(
     arguments: Arguments, roles: tuple[Role, ...], local: tuple[Role, ...], networked: bool, around: Surroundings
-) -> tuple[Security, str, bool]:
-    """How links are guarded, the folder of keys, and whether its keys are made for this run."""
+) -> _Guard:
     if arguments.in_process:
-        return "loopback", "", False
+        return _Guard("loopback")
     if not networked:
-        return "unix", "", False
+        return _Guard("unix")
     if arguments.insecure:
-        return "plain", "", False
+        return _Guard("plain")
     loopback_only = all(is_loopback(role.host) for role in roles)
     if loopback_only and len(local) == len(roles) and arguments.key_dir is None:
-        return "curve", str(around.private_dir / "keys"), True
-    return "curve", str(around.key_dir), False
+        return _Guard("curve", str(around.private_dir / "keys"), makes_keys=True)
+    return _Guard("curve", str(around.key_dir))
 
 
 def _run_id(arguments: Arguments, config: Config, token: str, *, whole_job: bool) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flps.errors import ConfigError
-from flps.launch.arguments import NOT_HERE, Arguments, parse, with_environment
+from flps.launch.arguments import HARMLESS, NOT_HERE, Arguments, parse, with_environment
 
 SEED_COMMAND = [
     "--worker_num=10",
@@ -69,6 +69,8 @@ def test_the_originals_other_names() -> None:
         (["-m", "x", "--worker_nun=3"], "did you mean --worker_num"),
         (["-m", "x", "--servres", "a:1"], "did you mean --servers"),
         (["-m", "x", "--zzzzzz"], "see flrun --help"),
+        (["-m", "x", "--workload=1"], "unknown flag --workload; see"),  # no hint is better than a far one
+        (["-m", "x", "--nnodes=2"], "hosts are not counted but named"),
         (["--worker_num=3"], "-m/--config_yaml"),
         (["-m", "x", "--worker_num=many"], "invalid int value: 'many'"),
         (["-m", "x", "a.py", "b.py"], "one trainer script, got 2"),
@@ -134,3 +136,11 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "flrun -m configs/ncf.yaml --worker_num=10" in shown
     assert "exit codes: 0 done" in shown
+
+
+def test_harmless_flags_of_the_original_are_taken_with_a_note() -> None:
+    values = dict.fromkeys(HARMLESS, "1")
+    arguments = parse(["-m", "x", *(f"--{name}={value}" for name, value in values.items())])
+    _, notes = with_environment(arguments, {})
+    assert [note.partition(" ")[0] for note in notes] == [f"--{name}" for name in HARMLESS]
+    assert all("accepted and unused" in note for note in notes)
