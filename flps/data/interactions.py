@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flps.data.batch import Ids
 
@@ -66,15 +65,3 @@ class Interactions:
         wanted = index * (self.num_items + 1) + ranks
         before = np.searchsorted(self._gaps, wanted, side="right") - self.indptr[index]
         return ranks + before
-
-    def contains(self, users: Ids, items: Ids) -> NDArray[np.bool_]:
-        """(N,) whether each pair is a positive."""
-        if not len(self.users):
-            return np.zeros(len(users), bool)
-        index = np.minimum(self.index_of(users), len(self.users) - 1)
-        stride = self.num_items + 1
-        pairs = np.repeat(np.arange(len(self.users)), np.diff(self.indptr)) * stride + self.items
-        wanted = index * stride + items
-        at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-        same: NDArray[np.bool_] = (pairs[at] == wanted) & (self.users[index] == users)
-        return same

@@ -66,10 +66,6 @@ class TrainSet:
         """Items are below this."""
         return self.interactions.num_items
 
-    def items_of(self, user: int) -> Ids:
-        """The sorted training items of one user; none for an unknown user."""
-        return self.interactions.of(user)
-
     def steps(self, batch_size: int = 0) -> int:
         """Batches of an epoch; the last one may be smaller."""
         return -(-self.samples // (batch_size or self.sampling.batch_size))

@@ -53,18 +53,3 @@ class NcfHyperParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
                 f"fc_layers starts with {self.fc_layers[0]}; half of it is a user's embedding and half an item's, "
                 "so give an even number"
             )
-
-    @property
-    def gmf_dim(self) -> int:
-        """Columns of a row that belong to the product part."""
-        return 0 if self.mode == "NCF_MLP" else self.mf_dim
-
-    @property
-    def mlp_dim(self) -> int:
-        """Columns of a row that belong to the perceptron."""
-        return 0 if self.mode == "NCF_GMF" else self.fc_layers[0] // 2
-
-    @property
-    def embedding_dim(self) -> int:
-        """Width of a user's and of an item's row."""
-        return self.gmf_dim + self.mlp_dim

@@ -38,7 +38,8 @@ def test_an_epoch_holds_each_positive_once_and_its_negatives(folder: Path) -> No
     assert train.samples == len(epoch.label) == 5 * len(lines)
     assert train.steps() == -(-train.samples // 64)
     assert train.steps(100) == -(-train.samples // 100)
-    assert not train.interactions.contains(epoch.user_input[~taken], epoch.item_input[~taken]).any()
+    drawn = zip(epoch.user_input[~taken].tolist(), epoch.item_input[~taken].tolist(), strict=True)
+    assert set(drawn).isdisjoint(got)
     per_user = np.bincount(epoch.user_input[~taken])
     assert per_user.tolist() == (4 * np.bincount(epoch.user_input[taken])).tolist()
     assert (epoch.user_input.dtype, epoch.label.dtype) == (np.int64, np.float32)
@@ -78,8 +79,8 @@ def test_fixed_negatives_are_those_of_the_file(tmp_path: Path) -> None:
     assert sorted(got) == sorted(lines)
     assert train.samples == 5
     assert train.num_items == 10
-    assert train.items_of(3).tolist() == [1]
-    assert train.items_of(4).tolist() == []
+    assert train.interactions.of(3).tolist() == [1]
+    assert train.interactions.of(4).tolist() == []
 
 
 def test_fresh_passes_over_the_negatives_of_the_file(tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_a_repeated_pair_is_trained_twice_and_known_once(tmp_path: Path) -> None
     (tmp_path / "0.csv").write_text("0,1,1\n0,1,1\n")
     train = open_train(tmp_path, 0, 1, sampling=Sampling(num_items=9))
     assert train.samples == 10
-    assert train.items_of(0).tolist() == [1]
+    assert train.interactions.of(0).tolist() == [1]
 
 
 @pytest.mark.parametrize("negatives", ["fresh", "fixed"])

@@ -24,16 +24,8 @@ def test_the_seeds_values_are_read() -> None:
     assert msgspec.to_builtins(hyper_parameters)["optimizer"]["class"] == "adam"
 
 
-@pytest.mark.parametrize(
-    ("mode", "dims"), [("NCF_GMF", (8, 0, 8)), ("NCF_MLP", (0, 32, 32)), ("NCF_NeuMF", (8, 32, 40))]
-)
-def test_a_row_holds_what_its_mode_needs(mode: str, dims: tuple[int, int, int]) -> None:
-    hyper_parameters = parsed(mode=mode)
-    assert (hyper_parameters.gmf_dim, hyper_parameters.mlp_dim, hyper_parameters.embedding_dim) == dims
-
-
 def test_gmf_needs_no_even_perceptron() -> None:
-    assert parsed(mode="NCF_GMF", fc_layers=[5]).embedding_dim == 8
+    assert parsed(mode="NCF_GMF", fc_layers=[5]).fc_layers == (5,)
 
 
 @pytest.mark.parametrize(
