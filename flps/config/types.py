@@ -202,7 +202,7 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(description="Folder of the dumps; always inside the run folder, whatever path is written here."),
     ] = "dump"
     dump_fields: Annotated[
-        Names, Meta(description="Fields of a sample that are dumped; private ones are refused.")
+        Names, Meta(description="Fields of a sample that are dumped; private ones are left out, and the log says so.")
     ] = ()
     dump_param: Annotated[Names, Meta(description="Dense parameters that are dumped; private ones are refused.")] = ()
 
