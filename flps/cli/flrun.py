@@ -208,11 +208,11 @@ def _say_end(console: Console, plan: Plan, board: Board, verdict: Verdict, wall_
 
 def _why_unranked(plan: Plan, board: Board) -> str:
     """Why there is no HR and NDCG; empty when there is."""
+    if board.evaluation.get("users"):
+        return ""
     if not plan.job.config.runner.test_data_dir:
         return "not measured: runner.test_data_dir is not given"
-    if board.evaluation.get("users") == 0:
-        return "not measured: the files of runner.test_data_dir hold no test users"
-    return ""
+    return "not measured: the files of runner.test_data_dir hold no test users" if board.evaluation else ""
 
 
 def _say(console: Console, text: str) -> None:
