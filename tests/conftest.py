@@ -10,7 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
 from zmq.utils.garbage import GarbageCollectorThread  # pyzmq's servant for zero-copy frames; it lives on, too
+
+# How long one example takes says how busy the machine is; pytest's own deadline ends what hangs.
+settings.register_profile("flps", deadline=None)
+settings.load_profile("flps")
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE_S = 2.0
