@@ -87,21 +87,22 @@ class LocalHome:
             if isinstance(parameter, DenseParameter):
                 assert isinstance(table, DenseTable)
                 whole = _part(parameter.gradient(), share)
-                if self._accepts(table.spec.name, whole):
+                if self._accepts(table.spec.name, whole, share):
                     table.push(whole)
                     parameter.pack.load(table.values)
             else:
                 gradient = parameter.gradient()
-                if gradient is not None and self._accepts(table.spec.name, gradient[1]):
+                if gradient is not None and self._accepts(table.spec.name, gradient[1], share):
                     assert not isinstance(table, DenseTable)
                     table.push(gradient[0], _part(gradient[1], share), unique=True)
 
-    def _accepts(self, table: str, gradient: Rows) -> bool:
+    @staticmethod
+    def _accepts(table: str, gradient: Rows, share: float) -> bool:
         """As a server does: what is no number changes nothing; nor does a step whose gradients the servers refused."""
         if not np.isfinite(gradient).all():
             log.warning("table %s: a gradient with NaN or Inf is left out", table)
             return False
-        return self._share() > 0
+        return share > 0
 
     def end(self, epoch: int) -> None:
         """Nothing is under way."""

@@ -301,9 +301,18 @@ class Flrun:
 
 
 @pytest.fixture
-def flrun(tmp_path: Path) -> Iterator[Flrun]:
-    runtime = Path(f"/tmp/fl-{os.getpid()}-{time.monotonic_ns() % 10**6}")
-    runtime.mkdir(mode=0o700)
+def runtime() -> Iterator[Path]:
+    """A short folder for sockets and keys; the test fails when a run leaves a file there."""
+    folder = Path(f"/tmp/fl-{os.getpid()}-{time.monotonic_ns() % 10**6}")
+    folder.mkdir(mode=0o700)
+    yield folder
+    files = [str(path) for path in folder.rglob("*")]
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    assert not files, f"left behind: {files}"
+
+
+@pytest.fixture
+def flrun(tmp_path: Path, runtime: Path) -> Iterator[Flrun]:
     folder = tmp_path / "jobs"
     folder.mkdir()
     run = Flrun(folder, runtime)
@@ -311,7 +320,4 @@ def flrun(tmp_path: Path) -> Iterator[Flrun]:
     left = run.processes()
     for process in left:
         process.kill()
-    files = [str(path) for path in runtime.rglob("*")]
-    subprocess.run(["rm", "-rf", str(runtime)], check=True)
     assert not left, f"left behind: {left}"
-    assert not files, f"left behind: {files}"
