@@ -25,7 +25,10 @@ class DenseTable:
         self.spec = spec
         self.values: Rows = np.zeros(spec.dim, spec.dtype)
         rule = spec.rule
-        self._state = [np.full((1, width), rule.first_state(), spec.dtype) for width in rule.state_widths(spec.dim)]
+        self._state = [
+            np.full((1, width), first, spec.dtype)
+            for width, first in zip(rule.state_widths(spec.dim), rule.first_state(), strict=True)
+        ]
         self.initialized = False
 
     def start_with(self, values: Rows) -> bool:

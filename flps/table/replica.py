@@ -60,8 +60,8 @@ class SparseReplica:
         lost = keys[~is_sound]
         rule = self.spec.rule
         state = {
-            f"state.{n}": np.full((lost.size, width), rule.first_state(), self.spec.dtype)
-            for n, width in enumerate(rule.state_widths(self.spec.dim))
+            f"state.{n}": np.full((lost.size, width), first, self.spec.dtype)
+            for n, (width, first) in enumerate(zip(rule.state_widths(self.spec.dim), rule.first_state(), strict=True))
         }
         self._mine.load({"keys": lost, "values": self._base.pull(lost), **state})
 
@@ -110,10 +110,9 @@ class DenseReplica:
         lost = ~np.isfinite(delta)
         mine = self._mine.dump()
         mine["values"][lost] = self._base[lost]
-        first = self.spec.rule.first_state()
-        for name, array in mine.items():
-            if name.startswith("state.") and array.size == lost.size:
-                array[lost] = first
+        for n, first in enumerate(self.spec.rule.first_state()):
+            if mine[f"state.{n}"].size == lost.size:
+                mine[f"state.{n}"][lost] = first
         self._mine.load(mine)
 
     def receive(self, values: Rows, places: Keys | None = None) -> None:

@@ -31,8 +31,8 @@ class Rule(Protocol):
     def state_widths(self, dim: int) -> tuple[int, ...]:
         """Width S of each state array, for rows of `dim` weights."""
 
-    def first_state(self) -> float:
-        """What each number of a new row's state holds."""
+    def first_state(self) -> tuple[float, ...]:
+        """What the numbers of each state array of a new row hold, one value an array."""
 
     def apply(self, values: Rows, state: State, pushed: Rows) -> None:
         """Change values (N, D) and the state arrays (N, S) in place by what was pushed (N, D)."""
@@ -47,8 +47,8 @@ class Sum(msgspec.Struct, frozen=True, tag="sum"):
     def state_widths(self, dim: int) -> tuple[int, ...]:
         return ()
 
-    def first_state(self) -> float:
-        return 0.0
+    def first_state(self) -> tuple[float, ...]:
+        return ()
 
     def apply(self, values: Rows, state: State, pushed: Rows) -> None:
         values += pushed
@@ -64,8 +64,8 @@ class Sgd(msgspec.Struct, frozen=True, tag="sgd"):
     def state_widths(self, dim: int) -> tuple[int, ...]:
         return ()
 
-    def first_state(self) -> float:
-        return 0.0
+    def first_state(self) -> tuple[float, ...]:
+        return ()
 
     def apply(self, values: Rows, state: State, pushed: Rows) -> None:
         values -= pushed * values.dtype.type(self.learning_rate)
@@ -83,8 +83,8 @@ class Adagrad(msgspec.Struct, frozen=True, tag="adagrad"):
     def state_widths(self, dim: int) -> tuple[int, ...]:
         return (dim,)
 
-    def first_state(self) -> float:
-        return self.initial_g2sum
+    def first_state(self) -> tuple[float, ...]:
+        return (self.initial_g2sum,)
 
     def apply(self, values: Rows, state: State, pushed: Rows) -> None:
         real = values.dtype.type
@@ -105,8 +105,8 @@ class AdagradRow(msgspec.Struct, frozen=True, tag="adagrad_row"):
     def state_widths(self, dim: int) -> tuple[int, ...]:
         return (1,)
 
-    def first_state(self) -> float:
-        return self.initial_g2sum
+    def first_state(self) -> tuple[float, ...]:
+        return (self.initial_g2sum,)
 
     def apply(self, values: Rows, state: State, pushed: Rows) -> None:
         real = values.dtype.type
@@ -133,8 +133,8 @@ class Adam(msgspec.Struct, frozen=True, tag="adam"):
     def state_widths(self, dim: int) -> tuple[int, ...]:
         return (dim, dim, 1)
 
-    def first_state(self) -> float:
-        return 0.0
+    def first_state(self) -> tuple[float, ...]:
+        return (0.0, 0.0, 0.0)
 
     def apply(self, values: Rows, state: State, pushed: Rows) -> None:
         real = values.dtype.type

@@ -103,8 +103,8 @@ class SparseTable:
         spec = self.spec
         self._keys[slots] = keys
         self._values[slots] = spec.init.rows(keys, spec.dim, spec.seed, spec.dtype)
-        for array in self._state:
-            array[slots] = spec.rule.first_state()
+        for array, first in zip(self._state, spec.rule.first_state(), strict=True):
+            array[slots] = first
 
     def _reserve(self, rows: int) -> None:
         if rows <= len(self._values):

@@ -166,7 +166,7 @@ def test_adam_counts_the_steps_of_each_row_by_itself() -> None:
 @pytest.mark.parametrize("rule", RULE_LIST, ids=lambda rule: rule.name)
 def test_a_rule_writes_into_what_it_is_given_and_keeps_the_type(rule: AnyRule) -> None:
     values = np.ones((2, 4), np.float32)
-    state = [np.full((2, width), rule.first_state(), np.float32) for width in rule.state_widths(4)]
+    state = [np.full((2, w), x, np.float32) for w, x in zip(rule.state_widths(4), rule.first_state(), strict=True)]
     pushed = np.full((2, 4), 0.25, np.float32)
     rule.apply(values, state, pushed)
     assert values.dtype == np.float32
