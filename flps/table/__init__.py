@@ -4,6 +4,7 @@ A table has three verbs: `pull(keys)`, `push(keys, values)` and, where an answer
 this process and a table behind servers are used alike, so a model trains alone, without servers, unchanged.
 
     index.py        key -> slot: which line of the storage a key's row stands in
+    storage.py      where the rows stand, by slot
     distinct.py     the different ones of many keys
     initializer.py  what a row holds when it is first touched
     rules.py        how a push changes rows

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flps.errors import Refused
+from flps.table import storage
 
 Keys = NDArray[np.uint64]
-Slots = NDArray[np.int64]
+Slots = storage.Slots
 
 MISSING = -1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads neighbours (Knuth, TAOCP 3, 6.4)

@@ -1,8 +1,7 @@
 """A sparse table: 64-bit key -> row of weights and rule state.
 
 Law 1: rows are made on first touch; their first value depends on (seed, key) alone.
-Law 2: storage grows without copying what stands (the allocator moves pages, not bytes).
-Law 3: no view of the storage leaves this file: what is returned is a copy.
+Law 2: only logic is here: which slot a key has is the index's business, where a slot's row stands is the storage's.
 """
 
 from __future__ import annotations
@@ -16,9 +15,16 @@ from numpy.typing import NDArray
 from flps.table.index import MISSING, Keys, Slots, make_index
 from flps.table.rules import Rows
 from flps.table.spec import TableSpec
+from flps.table.storage import Column, GrowingArray, MemoryStorage
 
-_FIRST_ROWS = 1024
+_VALUES, _STATE = 0, 1  # columns of the storage: the weights, then the rule's state arrays
 Whole = TypeVar("Whole", np.int64, np.uint64)
+
+
+def row_columns(spec: TableSpec) -> tuple[Column, ...]:
+    """What a row of this table is made of: values, state.0, state.1, ..."""
+    state = (Column(f"state.{n}", width, spec.dtype) for n, width in enumerate(spec.rule.state_widths(spec.dim)))
+    return Column("values", spec.dim, spec.dtype), *state
 
 
 class SparseTable:
@@ -26,10 +32,9 @@ class SparseTable:
 
     def __init__(self, spec: TableSpec) -> None:
         self.spec = spec
+        self.storage = MemoryStorage(row_columns(spec))
         self._index = make_index(spec.bound)
-        self._keys: Keys = np.empty(0, np.uint64)
-        self._values: Rows = np.empty((0, spec.dim), spec.dtype)
-        self._state: list[Rows] = [np.empty((0, width), spec.dtype) for width in spec.rule.state_widths(spec.dim)]
+        self._keys = GrowingArray(None, "uint64")
 
     def __len__(self) -> int:
         return self._index.size
@@ -37,7 +42,12 @@ class SparseTable:
     @property
     def nbytes(self) -> int:
         """Bytes of storage held for rows."""
-        return sum(array.nbytes for array in (self._keys, self._values, *self._state))
+        return self._keys.nbytes + self.storage.nbytes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What `dump` and `part` call the parts of the table: keys, values, state.0, ..."""
+        return "keys", *(column.name for column in self.storage.columns)
 
     def slots(self, keys: Keys) -> Slots:
         """Slot of each key (N,), making rows for keys that are new. Raises Refused for keys out of range."""
@@ -59,32 +69,34 @@ class SparseTable:
         slots = self.slots(keys)
         if not unique:
             slots, pushed = merge_duplicates(slots, pushed)
-        values = self.read(slots)
-        state = [array.take(slots, axis=0) for array in self._state]
+        values, *state = (self.storage.read(column, slots) for column in range(len(self.storage.columns)))
         self.spec.rule.apply(values, state, pushed)
-        self._values[slots] = values
-        for array, rows in zip(self._state, state, strict=True):
-            array[slots] = rows
+        for column, rows in enumerate((values, *state)):
+            self.storage.write(column, slots, rows)
         return slots
 
     def read(self, slots: Slots) -> Rows:
         """The rows (N, dim) that stand in these slots (N,)."""
-        return self._values.take(slots, axis=0)
+        return self.storage.read(_VALUES, slots)
 
     def write(self, slots: Slots, values: Rows) -> None:
         """Replace the weights of rows; their rule state stays."""
-        self._values[slots] = values
+        self.storage.write(_VALUES, slots, values)
 
     def keys(self, slots: Slots | None = None) -> Keys:
         """The keys whose rows stand in these slots; without slots every key, ordered by slot."""
-        return self._keys[: len(self)].copy() if slots is None else self._keys.take(slots)
+        keys: Keys = self._keys.lines
+        return keys[: len(self)].copy() if slots is None else keys.take(slots)
+
+    def part(self, column: str, start: int, stop: int) -> NDArray[Any]:
+        """One of `columns` for the rows in slots start..stop-1, a copy."""
+        if column == "keys":
+            return self._keys.lines[start:stop].copy()
+        return self.storage.slice(self.columns.index(column) - 1, start, stop)
 
     def dump(self) -> dict[str, NDArray[Any]]:
         """Everything the table holds: keys (R,), values (R, dim), state.0, state.1, ... (R, S)."""
-        size = len(self)
-        arrays = {"keys": self._keys, "values": self._values}
-        arrays.update({f"state.{n}": array for n, array in enumerate(self._state)})
-        return {name: array[:size].copy() for name, array in arrays.items()}
+        return {column: self.part(column, 0, len(self)) for column in self.columns}
 
     def load(self, dumped: Mapping[str, NDArray[Any]], which: NDArray[np.bool_] | slice = slice(None)) -> Slots:
         """Put rows back as `dump` gave them, or those of them that `which` picks; rows of other keys stay.
@@ -92,31 +104,20 @@ class SparseTable:
         Returns their slots.
         """
         slots = self.slots(dumped["keys"][which])
-        self._values[slots] = dumped["values"][which]
-        for n, array in enumerate(self._state):
-            array[slots] = dumped[f"state.{n}"][which]
+        for n, column in enumerate(self.storage.columns):
+            self.storage.write(n, slots, dumped[column.name][which])
         return slots
 
     def _create(self, keys: Keys) -> None:
         slots = self._index.insert(keys)
-        self._reserve(self._index.size)
+        self._keys.reserve(self._index.size)
+        self.storage.reserve(self._index.size)
         spec = self.spec
-        self._keys[slots] = keys
-        self._values[slots] = spec.init.rows(keys, spec.dim, spec.seed, spec.dtype)
-        for array, first in zip(self._state, spec.rule.first_state(), strict=True):
-            array[slots] = first
-
-    def _reserve(self, rows: int) -> None:
-        if rows <= len(self._values):
-            return
-        # realloc of a large block remaps its pages; refcheck is off because law 3 holds.
-        capacity = max(rows, _FIRST_ROWS, len(self._values) * 5 // 4)
-        if self.spec.bound is not None:
-            capacity = max(rows, min(capacity, self.spec.bound))
-        self._keys.resize(capacity, refcheck=False)
-        self._values.resize((capacity, self._values.shape[1]), refcheck=False)
-        for array in self._state:
-            array.resize((capacity, array.shape[1]), refcheck=False)
+        self._keys.lines[slots] = keys
+        self.storage.write(_VALUES, slots, spec.init.rows(keys, spec.dim, spec.seed, spec.dtype))
+        columns = self.storage.columns
+        for n, first in enumerate(spec.rule.first_state(), _STATE):
+            self.storage.write(n, slots, np.full((slots.size, columns[n].width), first, columns[n].dtype))
 
 
 def merge_duplicates(slots: NDArray[Whole], pushed: Rows) -> tuple[NDArray[Whole], Rows]:
