@@ -92,6 +92,7 @@ class Update(msgspec.Struct, frozen=True, tag="update"):
     final: bool  # this worker has no further batch in this epoch
     pushes: tuple[Push, ...]
     pulls: tuple[Pull, ...]
+    cohort: tuple[Count, ...] = ()  # with step 0: ranks released together into this epoch; empty: everybody alive
 
 
 class Rows(msgspec.Struct, frozen=True, tag="rows"):
@@ -172,6 +173,7 @@ class Release(msgspec.Struct, frozen=True, tag="release"):
 
     report: Report
     workers: tuple[Count, ...]  # ranks that arrived
+    barrier: Name = ""  # which one has opened: not always the one that this worker named
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
@@ -203,6 +205,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     incarnation: Count  # life of the sender's process; grows with every restart
     sequence: Count  # number of the request that is made or answered; 0: not numbered
     body: Body
+    settled: Count = 0  # the sender waits for no answer to a request up to this number
 
 
 class _Encoding:
