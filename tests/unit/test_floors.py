@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = {
     1: ("errors", "routing", "membership", "metrics", "ledger", "scripts"),
     2: ("table", "data", "parallel", "privacy", "config", "message"),
-    3: ("transport",),
+    3: ("transport", "checkpoint"),
     4: ("server", "coordinator", "split", "remote"),
-    5: ("nn", "checkpoint"),
+    5: ("nn",),
     6: ("models",),
     7: ("worker", "party"),
     8: ("launch", "cli"),
