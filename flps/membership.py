@@ -98,28 +98,48 @@ Token = TypeVar("Token")
 @dataclass
 class _Waiting(Generic[Token]):
     name: str
+    along: str = ""  # the barrier whose holders come along when this one opens
     tokens: dict[Member, Token] = field(default_factory=dict)
 
 
 class Barrier(Generic[Token]):
-    """Holds everybody's token until all who are present have handed one in."""
+    """Holds everybody's token until all who are present have handed one in.
+
+    A call is a barrier of some, at which those who already wait at a named other one count as well: it opens for all
+    of them, and those of the other one hand in their tokens there once more.
+    """
 
     def __init__(self) -> None:
         self._waiting: _Waiting[Token] | None = None
+        self._call: _Waiting[Token] | None = None
 
-    def arrive(self, member: Member, name: str, token: Token) -> str | None:
-        """Hand in a token at the barrier of this name. Returns a complaint when another barrier is being held."""
-        if self._waiting is None:
-            self._waiting = _Waiting(name)
-        if self._waiting.name != name:
-            return f"{member} waits at barrier {name!r}, the others at {self._waiting.name!r}"
-        self._waiting.tokens[member] = token
+    def arrive(self, member: Member, name: str, token: Token, along: str = "") -> str | None:
+        """Hand in a token at the barrier of this name; `along`: it is a call, for those at that barrier too.
+
+        Returns a complaint when another barrier is being held.
+        """
+        held, other = (self._call, self._waiting) if along else (self._waiting, self._call)
+        complaint = f"{member} waits at barrier {name!r}, the others at"
+        if held is not None and held.name != name:
+            return f"{complaint} {held.name!r}"
+        if other is not None and other.name != (along or name) and other.along != name:
+            return f"{complaint} {other.name!r}"
+        if held is None:
+            held = _Waiting(name, along)
+            if along:
+                self._call = held
+            else:
+                self._waiting = held
+        held.tokens[member] = token
         return None
 
     def open(self, present: Iterable[Member]) -> tuple[str, dict[Member, Token]] | None:
         """(name, tokens by member) when everybody present has arrived, else None. Opening empties the barrier."""
-        waiting = self._waiting
-        if waiting is None or not waiting.tokens or not set(present) <= set(waiting.tokens):
+        held = self._call or self._waiting
+        if held is None:
             return None
-        self._waiting = None
-        return waiting.name, dict(sorted(waiting.tokens.items()))
+        tokens = dict(self._waiting.tokens if self._waiting else {}) | held.tokens
+        if not tokens or not set(present) <= set(tokens):
+            return None
+        self._waiting = self._call = None
+        return held.name, dict(sorted(tokens.items()))

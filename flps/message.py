@@ -136,15 +136,37 @@ class Saved(msgspec.Struct, frozen=True, tag="saved"):
     files: dict[Name, Name]
 
 
+class Cut(msgspec.Struct, frozen=True, tag="cut"):
+    """Write a checkpoint of what you hold now. All workers stand still, so the first of them speaks for all."""
+
+    checkpoint: Name  # its identity; resumed runs agree on it
+    epoch: Count
+    step: Count  # steps of the epoch that are done
+    kept: tuple[Name, ...] = ()  # folders of the checkpoints that are complete and wanted; parts of others may go
+
+
 # --- membership ------------------------------------------------------------------------------------------------------
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
     """A role has come up."""
 
+    checkpoint: Name = ""  # identity of the checkpoint that it goes on from
+
+
+class Wrote(msgspec.Struct, frozen=True):
+    """A role's part of a checkpoint is on its disk, or could not be written."""
+
+    checkpoint: Name
+    file: Name
+    sha256: Name
+    failure: Reason = ""
+
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
     """A sign of life. Not numbered: losing one does no harm."""
+
+    wrote: Wrote | None = None  # the last part of a checkpoint, again and again
 
 
 class Pulse(msgspec.Struct, frozen=True, tag="pulse"):
@@ -152,6 +174,7 @@ class Pulse(msgspec.Struct, frozen=True, tag="pulse"):
 
     lost: tuple[Name, ...]
     stop: Reason
+    checkpoint: Name = ""  # identity of the newest one that is complete or has been given up
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -174,6 +197,7 @@ class Release(msgspec.Struct, frozen=True, tag="release"):
     report: Report
     workers: tuple[Count, ...]  # ranks that arrived
     barrier: Name = ""  # which one has opened: not always the one that this worker named
+    cut: Cut | None = None  # the checkpoint to write; None: none is wanted, or the last one is still being written
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
@@ -191,7 +215,7 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
 
 
 Body: TypeAlias = (
-    Declare | Declared | Detach | Look | Start | Update | Rows | Window | Changes | Save | Saved
+    Declare | Declared | Detach | Look | Start | Update | Rows | Window | Changes | Save | Saved | Cut
     | Hello | Beat | Pulse | Arrive | Release | Leave | Done | Refusal
 )  # fmt: skip
 

@@ -106,3 +106,45 @@ def test_a_barriers_complaint_says_who_waits_where() -> None:
     barrier: Barrier[None] = Barrier()
     barrier.arrive(W0, "trained 3", None)
     assert barrier.arrive(W1, "trained 4", None) == "worker:1 waits at barrier 'trained 4', the others at 'trained 3'"
+
+
+# (member, barrier, who comes along) ... -> what opens when W0, W1 and W2 are present
+CALLS: dict[str, tuple[list[tuple[Member, str, str]], Any]] = {
+    "all at the call": ([(m, "call 0 5", "end 0") for m in (W0, W1, W2)], ("call 0 5", [W0, W1, W2])),
+    "some have ended": (
+        [(W1, "end 0", ""), (W0, "call 0 5", "end 0"), (W2, "end 0", "")],
+        ("call 0 5", [W0, W1, W2]),
+    ),
+    "one is still under way": ([(W1, "end 0", ""), (W0, "call 0 5", "end 0")], None),
+    "nobody calls": ([(m, "end 0", "") for m in (W0, W1, W2)], ("end 0", [W0, W1, W2])),
+    "who called has gone on": ([(W0, "call 0 5", "end 0"), (W0, "end 0", ""), (W1, "end 0", "")], None),
+}
+
+
+@pytest.mark.parametrize("story", CALLS)
+def test_a_call_takes_those_along_who_wait_at_the_end(story: str) -> None:
+    arrivals, opens = CALLS[story]
+    barrier: Barrier[str] = Barrier()
+    for member, name, along in arrivals:
+        assert barrier.arrive(member, name, name, along) is None
+    opened = barrier.open([W0, W1, W2])
+    assert (opened and (opened[0], list(opened[1]))) == opens
+    if opens:
+        assert barrier.arrive(W0, "end 0", "") is None  # and those who came along wait at the end again
+        assert barrier.open([W0]) == ("end 0", {W0: ""})
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "at"),
+    [
+        (("call 0 5", "end 0"), ("call 0 10", "end 0"), "call 0 5"),
+        (("end 1", ""), ("call 0 5", "end 0"), "end 1"),
+        (("call 0 5", "end 0"), ("end 1", ""), "call 0 5"),
+    ],
+)
+def test_a_call_that_does_not_fit_is_refused(first: tuple[str, str], then: tuple[str, str], at: str) -> None:
+    barrier: Barrier[str] = Barrier()
+    assert barrier.arrive(W0, first[0], "", first[1]) is None
+    complaint = barrier.arrive(W1, then[0], "", then[1])
+    assert complaint == f"worker:1 waits at barrier {then[0]!r}, the others at {at!r}"
+    assert barrier.open([W0]) is not None

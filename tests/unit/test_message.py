@@ -31,6 +31,7 @@ CURSORS = st.dictionaries(COUNT, COUNT, max_size=3)
 UNIT = st.floats(0, 1)
 NAMES = st.lists(NAME, max_size=3).map(tuple)
 
+CUT = st.builds(m.Cut, NAME, COUNT, COUNT, NAMES)
 BODIES: dict[type, Any] = {
     m.Declare: st.builds(m.Declare, st.lists(TABLE, max_size=2).map(tuple)),
     m.Declared: st.builds(m.Declared, st.lists(COUNT, max_size=3).map(tuple)),
@@ -43,11 +44,12 @@ BODIES: dict[type, Any] = {
     m.Detach: st.just(m.Detach()),
     m.Save: st.builds(m.Save, COUNT),
     m.Saved: st.builds(m.Saved, st.dictionaries(NAME, NAME, max_size=3)),
-    m.Hello: st.just(m.Hello()),
-    m.Beat: st.just(m.Beat()),
-    m.Pulse: st.builds(m.Pulse, NAMES, NAME),
+    m.Cut: CUT,
+    m.Hello: st.builds(m.Hello, NAME),
+    m.Beat: st.builds(m.Beat, st.none() | st.builds(m.Wrote, NAME, NAME, NAME, NAME)),
+    m.Pulse: st.builds(m.Pulse, NAMES, NAME, NAME),
     m.Arrive: st.builds(m.Arrive, NAME, REPORT),
-    m.Release: st.builds(m.Release, REPORT, st.lists(COUNT, max_size=3).map(tuple)),
+    m.Release: st.builds(m.Release, REPORT, st.lists(COUNT, max_size=3).map(tuple), NAME, st.none() | CUT),
     m.Leave: st.just(m.Leave()),
     m.Done: st.just(m.Done()),
     m.Refusal: st.builds(m.Refusal, NAME),
