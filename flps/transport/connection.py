@@ -95,8 +95,14 @@ class Connection:
 
     def _encode(self, sequence: int, body: Body) -> list[Any]:
         carrier = self._carrier
-        envelope = Envelope(VERSION, carrier.run, str(carrier.member), carrier.incarnation, sequence, body)
+        member, settled = str(carrier.member), self._settled if sequence else 0
+        envelope = Envelope(VERSION, carrier.run, member, carrier.incarnation, sequence, body, settled)
         return encode(envelope, carrier.limits)
+
+    @property
+    def _settled(self) -> int:
+        """No answer up to this number is waited for."""
+        return min((n for n, request in self._open.items() if request.answer is None), default=self._sequence + 1) - 1
 
     def _transmit(self, frames: list[Any]) -> None:
         self.bytes_out += sum(memoryview(frame).nbytes for frame in frames)

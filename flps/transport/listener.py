@@ -78,7 +78,7 @@ class Listener:
         try:
             envelope = decode([frame.buffer for frame in frames], self._carrier.limits)
             ticket = Ticket(self._sender(envelope, frames[0]), envelope.incarnation, envelope.sequence)
-            return self._admit(address, ticket, envelope.body)
+            return self._admit(address, ticket, envelope)
         except ProtocolError as error:
             self.rejected += 1
             log.warning("refused a message of %s: %s", ticket.member if ticket else "a stranger", error)
@@ -111,18 +111,18 @@ class Listener:
             raise ProtocolError(f"{envelope.sender[:40]!r} came with the key of another role")
         return Member(role, int(rank))
 
-    def _admit(self, address: Any, ticket: Ticket, body: Body) -> Request | None:
+    def _admit(self, address: Any, ticket: Ticket, envelope: Envelope) -> Request | None:
         if ticket.sequence == 0:
             self._addresses[ticket] = address
-            return Request(ticket, body)
-        verdict = self._ledger.admit(str(ticket.member), ticket.incarnation, ticket.sequence)
+            return Request(ticket, envelope.body)
+        verdict = self._ledger.admit(str(ticket.member), ticket.incarnation, ticket.sequence, envelope.settled)
         if isinstance(verdict, list):
             self._transmit(address, verdict)
             return None
-        if verdict == "early":
+        if verdict in ("early", "settled"):
             return None
         self._addresses[ticket] = address  # a repeat may come over a new connection
-        return Request(ticket, body) if verdict == "new" else None
+        return Request(ticket, envelope.body) if verdict == "new" else None
 
     def _encode(self, ticket: Ticket, body: Body) -> list[Any]:
         carrier = self._carrier
