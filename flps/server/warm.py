@@ -15,8 +15,8 @@ import numpy as np
 from flps.errors import DataError
 from flps.routing import blocks, shard_of
 from flps.table import DenseTable, SparseTable
+from flps.table.dense import state_sizes
 from flps.table.files import Parts, read_tables
-from flps.table.rules import AnyRule
 
 log = logging.getLogger(__name__)
 _SHARE = re.compile(r"shared-(\d+)-of-(\d+)\.safetensors")
@@ -62,7 +62,7 @@ def _take_rows(table: SparseTable, part: Parts, rank: int, servers: int) -> None
     if spec.bound is not None and keys.size and int(keys.max()) >= spec.bound:
         raise ValueError(f"key {int(keys.max())} is out of range 0..{spec.bound - 1}")
     mine = shard_of(keys, servers) == rank
-    if _has_state_of(spec.rule, part, spec.dim):
+    if _has_state(part, spec.rule.state_widths(spec.dim)):
         table.load(part, mine)
     else:
         table.write(table.slots(keys[mine]), values[mine])
@@ -73,18 +73,18 @@ def _take_block(table: DenseTable, parts: Sequence[Parts], rank: int, servers: i
     block = blocks(whole.size, servers)[rank]
     if block.stop - block.start != table.spec.dim:
         raise ValueError(f"a block of {table.spec.dim} numbers is wanted, it is {block.stop - block.start}")
-    if not all(_has_state_of(rule, part, part["values"].size) for part in parts):
+    if not all(_has_state(part, state_sizes(rule, part["values"].size)) for part in parts):
         table.start_with(whole[block])
         return
     taken: Parts = {"values": whole[block]}
-    for n, width in enumerate(rule.state_widths(-1)):
+    for n, size in enumerate(state_sizes(rule, -1)):
         # What is as wide as the tensor was divided with it; what is one number is the same in every share.
         pieces = [part[f"state.{n}"] for part in parts]
-        taken[f"state.{n}"] = np.concatenate(pieces)[block] if width == -1 else pieces[0]
+        taken[f"state.{n}"] = np.concatenate(pieces)[block] if size == -1 else pieces[0]
     table.load(taken)
 
 
-def _has_state_of(rule: AnyRule, part: Parts, dim: int) -> bool:
-    """Whether a dump holds just the state that the rule keeps for rows of `dim` weights."""
-    widths = {name: array.shape[-1] for name, array in part.items() if name.startswith("state.")}
-    return widths == {f"state.{n}": width for n, width in enumerate(rule.state_widths(dim))}
+def _has_state(part: Parts, widths: Sequence[int]) -> bool:
+    """Whether a dump holds just the state arrays of these widths."""
+    held = {name: array.shape[-1] for name, array in part.items() if name.startswith("state.")}
+    return held == {f"state.{n}": width for n, width in enumerate(widths)}

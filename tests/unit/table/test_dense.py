@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flps.errors import ConfigError, Refused
-from flps.table import AdagradRow, Adam, DenseTable, Sgd, TableSpec
+from flps.errors import Refused
+from flps.table import Adam, DenseTable, Sgd, TableSpec
+from flps.table.rules import SharedAdam
 
 
-def table(rule: Sgd | Adam | AdagradRow = Sgd(1.0), dim: int = 3) -> DenseTable:  # noqa: B008  frozen
+def table(rule: Sgd | Adam | SharedAdam = Sgd(1.0), dim: int = 3) -> DenseTable:  # noqa: B008  frozen
     return DenseTable(TableSpec(name="dense", kind="dense", dim=dim, rule=rule, dtype="float64"))
 
 
@@ -48,9 +49,22 @@ def test_other_shapes_are_refused(values: np.ndarray) -> None:  # type: ignore[t
         table().start_with(values)
 
 
-def test_a_rule_of_whole_rows_is_refused() -> None:
-    with pytest.raises(ConfigError, match="rule adagrad_row keeps one number for a whole row"):
-        table(AdagradRow())
+def test_a_rule_of_whole_rows_sees_rows_of_one_number() -> None:
+    """So that a tensor may be divided anywhere."""
+    rng = np.random.default_rng(0)
+    whole, left, right = table(SharedAdam(0.1), 5), table(SharedAdam(0.1), 2), table(SharedAdam(0.1), 3)
+    first = rng.normal(size=5)
+    for dense, part in ((whole, first), (left, first[:2]), (right, first[2:])):
+        dense.start_with(part)
+    for _ in range(4):
+        pushed = rng.normal(size=5)
+        for dense, part in ((whole, pushed), (left, pushed[:2]), (right, pushed[2:])):
+            dense.push(part)
+    assert np.array_equal(whole.pull(), np.concatenate([left.pull(), right.pull()]))
+    assert not np.isclose(whole.pull(), first).any()
+    assert {name: part.shape for name, part in whole.dump().items()} == dict.fromkeys(
+        ("values", "state.0", "state.1", "state.2"), (5,)
+    )
 
 
 def test_an_empty_block_is_a_table_too() -> None:
