@@ -26,6 +26,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     security: Security
     key_dir: str = ""  # CURVE keys, when security is "curve"
     trainer: str = ""  # a user's trainer script, absolute
+    faults: str = ""  # scripted faults, as `flps.faults.Faults` reads them
 
     @property
     def models(self) -> Path:

@@ -94,6 +94,7 @@ class Arguments:
     insecure: bool = False
     in_process: bool = False
     dry_run: bool = False
+    faults: str = ""
     seed: int | None = None
     pure_bf16: bool = False
     notes: tuple[str, ...] = ()  # what must be said about the command line
@@ -253,6 +254,9 @@ def _add_way_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--insecure", action="store_true", help="plain TCP: no encryption, no authentication")
     group.add_argument("--key_dir", metavar="DIR", help="CURVE keys of `flps keys make` (default: ~/.flps/keys)")
     group.add_argument("--run_id", "--job_id", metavar="WORD", help="stands in every message; the same on all hosts")
+    group.add_argument(
+        "--faults", metavar="TEXT", help="break things on purpose: 'kill=server:0@step120; drop=5%%; delay=50ms'"
+    )
     group.add_argument("--run_mode", help="accepted for the original's sake; the only mode is ps")
     for name in HARMLESS:
         group.add_argument(f"--{name}", help=argparse.SUPPRESS)

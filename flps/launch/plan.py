@@ -18,6 +18,7 @@ import msgspec
 from flps.config.job import Job, Security
 from flps.config.types import Config
 from flps.errors import ConfigError
+from flps.faults import Faults
 from flps.launch.arguments import Arguments
 from flps.launch.hosts import Endpoint, is_loopback, parse_endpoint
 
@@ -97,9 +98,18 @@ def make_plan(arguments: Arguments, config: Config, around: Surroundings) -> Pla
     local = _pick_local(arguments, roles, lists, around)
     guard = _security(arguments, roles, local, networked, around)
     _say_unused(arguments, lists, notes)
+    faults = _faults(arguments, counts)
     job = _job(arguments, config, around, roles, guard, whole_job=len(local) == len(roles))
     private_dir = around.private_dir if guard.security == "unix" or guard.makes_keys else None
+    job = msgspec.structs.replace(job, faults=faults)
     return Plan(job, roles, local, _binds(local), private_dir, guard.makes_keys, tuple(notes))
+
+
+def _faults(arguments: Arguments, counts: dict[str, int]) -> str:
+    """The faults of --faults in their own words, when the job has the roles that they strike."""
+    faults = Faults.parse(arguments.faults)
+    faults.check(counts, arguments.in_process)
+    return str(faults)
 
 
 def _job(
@@ -150,6 +160,8 @@ def describe(plan: Plan) -> str:
     ]
     if job.trainer:
         lines.append(f"trainer   {job.trainer}")
+    if job.faults:
+        lines.append(f"faults    {job.faults}")
     lines.append(f"roles     {len(plan.roles)}, of which {len(plan.local)} start here")
     for role in plan.roles:
         starts = "starts here" if role in plan.local else "elsewhere"

@@ -49,6 +49,7 @@ class Connection:
 
     def send(self, body: Body) -> int:
         """Send a request; returns its number, for `wait`."""
+        self._carrier.saw(self._carrier.member, body)
         request = _Request(self._encode(self._sequence + 1, body), time.monotonic())
         self._sequence += 1
         self._open[self._sequence] = request
@@ -82,6 +83,7 @@ class Connection:
 
     def call(self, body: Body) -> None:
         """Send something that is not numbered; its answer comes from `hear`."""
+        self._carrier.saw(self._carrier.member, body)
         self._transmit(self._encode(0, body))
 
     def hear(self, timeout_s: float) -> Body | None:

@@ -95,6 +95,10 @@ class Listener:
         if address is not None:
             self._transmit(address, frames)
 
+    def saw(self, request: Request) -> None:
+        """A request is about to be carried out: scripted faults may strike."""
+        self._carrier.saw(request.ticket.member, request.body)
+
     def close(self) -> None:
         """Stop listening."""
         self._socket.close()
@@ -153,6 +157,7 @@ def serve(listener: Listener, services: Sequence[Service], give_up: Any) -> None
 
 
 def _carry_out(listener: Listener, services: Sequence[Service], request: Request, now: float) -> None:
+    listener.saw(request)
     for service in services:
         if service.handles(request.body):
             try:

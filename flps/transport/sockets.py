@@ -18,10 +18,11 @@ import zmq
 from flps.config.job import Job
 from flps.errors import ResourceError
 from flps.membership import Member
-from flps.message import Limits
+from flps.message import Body, Limits
+from flps.transport.faulty import BadSocket, Mishaps
 from flps.transport.security import Gate, public_key, secret_key
 
-Socket: TypeAlias = zmq.Socket[Any]
+Socket: TypeAlias = zmq.Socket[Any] | BadSocket
 _LAST_WORDS_MS = 1000
 _RECONNECT_MS = 50
 _BOX_BYTES = 256  # CURVE puts each frame into a box, and zmq counts the box; the decoder counts the frame
@@ -40,6 +41,12 @@ class Carrier:
         self._keys = Path(job.key_dir) if job.security == "curve" else None
         self._in_process = job.security == "loopback"
         self._context: zmq.Context[Any] = zmq.Context.instance()
+        self._mishaps = Mishaps(job, member, incarnation) if job.faults else None
+
+    def saw(self, sender: Member, body: Body) -> None:
+        """A message of `sender` is about to be sent or carried out here: scripted faults may strike."""
+        if self._mishaps is not None:
+            self._mishaps.saw(sender, body)
 
     def dial(self, endpoint: str, peer: Member) -> Socket:
         """A socket that asks `peer` at `endpoint`; it connects, and connects again, by itself."""
@@ -54,7 +61,7 @@ class Carrier:
                 socket.curve_serverkey = public_key(self._keys, peer.role)
             socket.connect(self._address(endpoint))
             opened.pop_all()
-        return socket
+        return socket if self._mishaps is None else self._mishaps.spoil(socket, peer)
 
     def listen(self, endpoint: str) -> tuple[Socket, Gate | None]:
         """A socket that answers at `endpoint`, and the gate that knows its visitors' roles (with CURVE only).
@@ -76,16 +83,18 @@ class Carrier:
             except zmq.ZMQError as error:
                 raise ResourceError(f"{self.member} cannot listen at {endpoint}: {error.strerror}") from error
             opened.pop_all()
-        return socket, gate
+        return (socket if self._mishaps is None else self._mishaps.spoil(socket, None)), gate
 
     def shut_down(self) -> None:
         """This process says no more: wait a moment for what is on its way, then close every socket."""
+        if self._mishaps is not None:
+            self._mishaps.close()
         if self._in_process:
             return  # other roles of this process use the same sockets' context
         self._context.destroy(linger=_LAST_WORDS_MS)
 
-    def _socket(self, kind: int) -> Socket:
-        socket: Socket = self._context.socket(kind)
+    def _socket(self, kind: int) -> zmq.Socket[Any]:
+        socket: zmq.Socket[Any] = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, self.limits.frame_bytes + _BOX_BYTES)
         socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
