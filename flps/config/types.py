@@ -160,6 +160,19 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = "output_model"
     save_interval: Annotated[int, Meta(ge=0, description="Epochs between two saved models; 0: only at the end.")] = 1
+    save_checkpoint_interval: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Steps of an epoch between two checkpoints, from which `flrun --resume` goes on; above 0 there "
+            "is also one after each epoch. 0: none.",
+        ),
+    ] = 0
+    keep_checkpoint_max: Annotated[int, Meta(ge=1, description="How many complete checkpoints are kept.")] = 5
+    checkpoint_path: Annotated[
+        str,
+        Meta(min_length=1, description="Where checkpoints go; inside the run folder when relative."),
+    ] = "checkpoint"
     warmup_model_path: Annotated[str, Meta(description="A saved model to start from.")] = ""
     test_data_dir: Annotated[
         str,
