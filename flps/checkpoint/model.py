@@ -10,7 +10,6 @@ Law: a folder without a manifest is not a saved model; what a manifest names is 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +19,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flps.errors import DataError, ResourceError
+from flps.checkpoint.record import MANIFEST, read_record, write_record
+from flps.errors import DataError
 from flps.table import TableSpec
 from flps.table.files import Parts, read_tensors, write_tensors
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 EXPORT = "model.safetensors"
 _SHARE = re.compile(r"(shared|private)-[0-9]+-of-[0-9]+\.safetensors")
 Tables: TypeAlias = dict[str, list[Parts]]  # table -> its parts, one for each owner
@@ -47,12 +46,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Complete a saved model. Raises ResourceError."""
-    beside = folder / (MANIFEST + ".partial")
-    try:
-        beside.write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
-        os.replace(beside, folder / MANIFEST)
-    except OSError as error:
-        raise ResourceError(f"cannot write {folder / MANIFEST}: {error.strerror}") from error
+    write_record(folder / MANIFEST, manifest)
 
 
 def retract_manifest(folder: Path) -> None:
@@ -63,14 +57,8 @@ def retract_manifest(folder: Path) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """Raises DataError when the folder is not a saved model that this version reads."""
     path = folder / MANIFEST
-    try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except FileNotFoundError:
-        raise DataError(
-            f"{folder} is not a saved model: it has no {MANIFEST} (saving may have been cut short)"
-        ) from None
-    except (OSError, msgspec.MsgspecError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+    missing = f"{folder} is not a saved model: it has no {MANIFEST} (saving may have been cut short)"
+    manifest = read_record(path, Manifest, missing)
     if manifest.format != FORMAT:
         raise DataError(f"{path} has format {manifest.format}, this version reads {FORMAT}")
     odd = [name for name in manifest.files if name != EXPORT and not _SHARE.fullmatch(name)]
