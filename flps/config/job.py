@@ -26,9 +26,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     security: Security
     key_dir: str = ""  # CURVE keys, when security is "curve"
     trainer: str = ""  # a user's trainer script, absolute
+    resume_from: str = ""  # absolute folder of the checkpoint that this run goes on from, on this host
+    checkpoint: str = ""  # its identity, the same on every host
     faults: str = ""  # scripted faults, as `flps.faults.Faults` reads them
 
     @property
     def models(self) -> Path:
         """Folder of the saved models: inside the run folder, or on storage that all hosts share."""
         return Path(self.run_dir) / self.config.runner.model_save_path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of this run's checkpoints: inside the run folder, or where the configuration says."""
+        return Path(self.run_dir) / self.config.runner.checkpoint_path
