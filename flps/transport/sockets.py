@@ -37,6 +37,7 @@ class Carrier:
         self.member = member
         self.incarnation = incarnation
         self.network = job.config.network
+        self.checkpoint = job.checkpoint  # identity of the one that this role goes on from
         self.limits = Limits(frames=self.network.frames_max, frame_bytes=self.network.frame_bytes_max)
         self._keys = Path(job.key_dir) if job.security == "curve" else None
         self._in_process = job.security == "loopback"
