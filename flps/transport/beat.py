@@ -9,11 +9,12 @@ from contextlib import closing
 
 from flps.errors import FlpsError, NeverCameUp, PeerLost, ProtocolError, RoleFailed
 from flps.membership import Member
-from flps.message import Beat, Done, Hello, Pulse, Refusal
+from flps.message import Beat, Done, Hello, Pulse, Refusal, Wrote
 from flps.transport.connection import Connection
 from flps.transport.sockets import Carrier
 
 log = logging.getLogger(__name__)
+_HURRY_S = 0.02  # between two looks of somebody who waits for a checkpoint
 STOP_S = 5.0  # how much longer than a heartbeat the thread may take to end
 
 
@@ -25,6 +26,9 @@ class Heartbeat:
         self._endpoint = endpoint
         self._coordinator = coordinator
         self._stop = threading.Event()
+        self._news = threading.Event()  # something to tell, or to ask, before the next beat is due
+        self._wrote: Wrote | None = None
+        self._checkpoint = ""
         self._joined = threading.Event()
         self._failure: FlpsError | None = None
         self._lost: frozenset[Member] = frozenset()
@@ -55,9 +59,28 @@ class Heartbeat:
         if self._failure is not None:
             raise self._failure
 
+    def tell(self, wrote: Wrote) -> None:
+        """The next beats bring this news of a checkpoint's part. For any thread."""
+        self._wrote = wrote
+        self._news.set()
+
+    def wait_checkpoint(self, checkpoint: str, timeout_s: float) -> bool:
+        """Wait until this checkpoint is complete or given up; False when neither was heard within `timeout_s`.
+
+        Raises as `check`.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self._checkpoint != checkpoint and time.monotonic() < deadline and self._thread.is_alive():
+            self.check()
+            self._news.set()
+            time.sleep(_HURRY_S)
+        self.check()
+        return self._checkpoint == checkpoint
+
     def stop(self) -> None:
         """Beat no more."""
         self._stop.set()
+        self._news.set()
         if self._thread.is_alive():
             self._thread.join(self._carrier.network.heartbeat_s + STOP_S)
         if self._thread.is_alive():
@@ -75,7 +98,7 @@ class Heartbeat:
         network = self._carrier.network
         heard_at = time.monotonic()
         while not self._stop.is_set() and self._failure is None:
-            connection.call(Beat())
+            connection.call(Beat(self._wrote))
             answer = connection.hear(network.heartbeat_s)
             while answer is not None:  # after a pause several come at once: the last one knows most
                 if isinstance(answer, Pulse):
@@ -84,13 +107,14 @@ class Heartbeat:
                 answer = connection.hear(0.0)
             if time.monotonic() - heard_at > max(network.lease_s, 2 * network.heartbeat_s):
                 raise PeerLost(f"{self._coordinator} gave no sign of life for {network.lease_s:g} s")
-            self._stop.wait(max(0.0, heard_at + network.heartbeat_s - time.monotonic()))
+            self._news.wait(max(0.0, heard_at + network.heartbeat_s - time.monotonic()))
+            self._news.clear()  # before the loop looks whether to stop, and what to tell
 
     def _say_hello(self, connection: Connection) -> None:
         network = self._carrier.network
         deadline = time.monotonic() + network.start_timeout_s
         while not self._stop.is_set():
-            connection.call(Hello())
+            connection.call(Hello(self._carrier.checkpoint))
             answer = connection.hear(network.heartbeat_s)
             if isinstance(answer, Refusal):
                 raise RoleFailed(f"{self._coordinator} refused {self._carrier.member}: {answer.reason}")
@@ -107,5 +131,6 @@ class Heartbeat:
         if not all(rank.isdecimal() for _, _, rank in names):
             raise ProtocolError(f"{self._coordinator} names lost members {pulse.lost}, expected role:rank")
         self._lost = frozenset(Member(role, int(rank)) for role, _, rank in names)
+        self._checkpoint = pulse.checkpoint
         if pulse.stop:
             self._failure = RoleFailed(pulse.stop)
