@@ -19,7 +19,7 @@ from flps.membership import Member
 from flps.message import VERSION, Body, Envelope, Refusal, decode, encode
 from flps.transport.sockets import Carrier
 
-_SLICE_S = 0.2  # how often a wait looks at the alarm
+_SLICE_S = 0.2  # how often a wait looks at the alarm, and at what must be sent again
 
 
 def _no_alarm() -> None:
@@ -64,13 +64,14 @@ class Connection:
         """
         timeout_s = self._carrier.network.request_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
+        slice_s = min(_SLICE_S, self._carrier.network.retry_s, timeout_s)
         request = self._open[number]
         while request.answer is None:
             self._alarm()
             if time.monotonic() > deadline:
                 del self._open[number]
                 raise PeerLost(f"{self.peer} did not answer {self._carrier.member} within {timeout_s:g} s")
-            self._receive(min(_SLICE_S, timeout_s))
+            self._receive(slice_s)
             self._send_again()
         del self._open[number]
         if isinstance(request.answer, Refusal):

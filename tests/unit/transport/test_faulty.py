@@ -58,8 +58,7 @@ def events(wire: Wire) -> list[str]:
     return [event["fault"] for event in told if event["event"] == "fault"]
 
 
-@pytest.mark.parametrize("security", ["unix", "loopback", "curve"])
-@pytest.mark.parametrize("end", ["", "@worker", "@server"])
+@pytest.mark.parametrize(("security", "end"), [("unix", ""), ("loopback", "@worker"), ("curve", "@server")])
 def test_a_bad_link_answers_every_question_once(security: str, end: str, make_wire: Any, carriers: Any) -> None:
     wire = make_wire(security, retry_s=0.03)
     faults = Faults().drop(20, end[1:]).duplicate(20, end[1:]).reorder(10, end[1:]).delay(0, up_to_ms=4, on=end[1:])
