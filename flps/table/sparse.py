@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flps.table.index import MISSING, Keys, Slots, make_index
 from flps.table.rules import Rows
 from flps.table.spec import TableSpec
-from flps.table.storage import Column, GrowingArray, MemoryStorage
+from flps.table.storage import Column, MemoryStorage
 
 _VALUES, _STATE = 0, 1  # columns of the storage: the weights, then the rule's state arrays
 Whole = TypeVar("Whole", np.int64, np.uint64)
@@ -34,15 +34,14 @@ class SparseTable:
         self.spec = spec
         self.storage = MemoryStorage(row_columns(spec))
         self._index = make_index(spec.bound)
-        self._keys = GrowingArray(None, "uint64")
 
     def __len__(self) -> int:
         return self._index.size
 
     @property
     def nbytes(self) -> int:
-        """Bytes of storage held for rows."""
-        return self._keys.nbytes + self.storage.nbytes
+        """Bytes held for keys and rows, without the index."""
+        return self._index.keys.nbytes + self.storage.nbytes
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -85,13 +84,12 @@ class SparseTable:
 
     def keys(self, slots: Slots | None = None) -> Keys:
         """The keys whose rows stand in these slots; without slots every key, ordered by slot."""
-        keys: Keys = self._keys.lines
-        return keys[: len(self)].copy() if slots is None else keys.take(slots)
+        return self._index.keys.between(0, len(self)) if slots is None else self._index.keys.at(slots)
 
     def part(self, column: str, start: int, stop: int) -> NDArray[Any]:
         """One of `columns` for the rows in slots start..stop-1, a copy."""
         if column == "keys":
-            return self._keys.lines[start:stop].copy()
+            return self._index.keys.between(start, stop)
         return self.storage.slice(self.columns.index(column) - 1, start, stop)
 
     def dump(self) -> dict[str, NDArray[Any]]:
@@ -108,12 +106,23 @@ class SparseTable:
             self.storage.write(n, slots, dumped[column.name][which])
         return slots
 
+    def remove(self, slots: Slots) -> None:
+        """The rows in these slots (N,) and their keys go; the others close ranks in the order of their slots.
+
+        So slots mean other rows than before: change logs of this table must `restart()`, slots that somebody keeps
+        are void, and no snapshot may be running. A key that comes again gets a new row.
+        """
+        is_kept = np.ones(len(self), bool)
+        is_kept[slots] = False
+        kept = np.flatnonzero(is_kept)
+        if kept.size < is_kept.size:
+            self.storage.keep(kept)
+            self._index.keep(kept)
+
     def _create(self, keys: Keys) -> None:
         slots = self._index.insert(keys)
-        self._keys.reserve(self._index.size)
         self.storage.reserve(self._index.size)
         spec = self.spec
-        self._keys.lines[slots] = keys
         self.storage.write(_VALUES, slots, spec.init.rows(keys, spec.dim, spec.seed, spec.dtype))
         columns = self.storage.columns
         for n, first in enumerate(spec.rule.first_state(), _STATE):

@@ -19,6 +19,7 @@ Lines: TypeAlias = NDArray[Any]
 
 _SMALL_BYTES = 4 << 20  # below, an array is an ordinary one that is copied when it grows
 _RESERVE = 8  # address space is reserved for so many times the lines that are there
+_ROWS_A_PART = 1 << 16
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # a constant of Python from 3.13 on
 
 
@@ -44,6 +45,7 @@ class GrowingArray:
         self._dtype = np.dtype(dtype)
         self._line_bytes = self._dtype.itemsize * (1 if width is None else width)
         self._rows = 0
+        self._memory: mmap.mmap | None = None
         self.lines: Lines = np.empty((0, *self._shape), dtype)
 
     @property
@@ -60,22 +62,39 @@ class GrowingArray:
         grown[: len(self.lines)] = self.lines
         self.lines = grown
 
+    def truncate(self, rows: int) -> None:
+        """Only the first lines stay; the memory of whole pages behind them goes back."""
+        self._rows = min(self._rows, rows)
+        kept = -(-self._rows * self._line_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        if self._memory is not None and kept < len(self._memory):
+            self._memory.madvise(mmap.MADV_DONTNEED, kept, len(self._memory) - kept)
+
     def _larger(self, rows: int) -> Lines:
         if rows * self._line_bytes < _SMALL_BYTES:
             return np.empty((max(rows, 2 * len(self.lines)), *self._shape), self._dtype)
         try:
             return self._mapped(rows * _RESERVE)
         except OSError:  # a limit of address space: take what is needed
+            self._memory = None
             return np.empty((max(rows, len(self.lines) * 5 // 4), *self._shape), self._dtype)
 
     def _mapped(self, rows: int) -> Lines:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
-        memory = mmap.mmap(-1, rows * self._line_bytes, flags=flags)
-        if hasattr(mmap, "MADV_HUGEPAGE"):  # random rows of a large block: half of the time goes to page tables
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        return np.frombuffer(memory, self._dtype, rows * self._line_bytes // self._dtype.itemsize).reshape(
-            rows, *self._shape
-        )
+        memory = random_access_memory(rows * self._line_bytes)
+        self._memory = memory
+        count = rows * self._line_bytes // self._dtype.itemsize
+        return np.frombuffer(memory, self._dtype, count).reshape(rows, *self._shape)
+
+
+def random_access_memory(size: int) -> mmap.mmap:
+    """So many bytes of zeros, made for reads here and there. Raises OSError.
+
+    They take memory when they are touched, in huge pages where there are any: of a read in a large block half of the
+    time goes to page tables.
+    """
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 class MemoryStorage:
@@ -115,3 +134,12 @@ class MemoryStorage:
     def slice(self, column: int, start: int, stop: int) -> Lines:
         """That column's part (stop - start, width) of the rows in slots start..stop-1."""
         return self._arrays[column].lines[start:stop].copy()
+
+    def keep(self, slots: Slots) -> None:
+        """Only the rows in these ascending slots (M,) stay, as slots 0..M-1. Not while a snapshot runs."""
+        assert self.before_write is None, "a snapshot counts on every row to stay in its slot"
+        for array in self._arrays:
+            for start in range(0, slots.size, _ROWS_A_PART):  # what is read stands behind all that was written
+                part = slots[start : start + _ROWS_A_PART]
+                array.lines[start : start + part.size] = array.lines.take(part, axis=0)
+            array.truncate(slots.size)

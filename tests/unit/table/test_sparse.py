@@ -148,6 +148,36 @@ def test_load_of_some_rows_leaves_the_others() -> None:
     assert not np.array_equal(again.pull(array(2)), table.pull(array(2)))
 
 
+@given(st.sets(st.integers(0, 40), min_size=1), st.data(), st.sampled_from([None, 41]))
+@settings(max_examples=40, deadline=None)
+def test_removed_rows_are_gone_and_the_others_stay(keys: set[int], choice: st.DataObject, bound: int | None) -> None:
+    table = SparseTable(spec(rule=Adam(), bound=bound))
+    table.push(array(*keys), np.ones((len(keys), 4)))
+    gone = choice.draw(st.sets(st.sampled_from(sorted(keys))))
+    left, before = [key for key in table.keys().tolist() if key not in gone], table.dump()
+    table.remove(table.slots(array(*gone)))
+    assert table.keys().tolist() == left
+    stays = np.isin(before["keys"], array(*left))
+    assert all(np.array_equal(part, before[name][stays]) for name, part in table.dump().items())
+    fresh = SparseTable(spec(rule=Adam(), bound=bound))
+    for one in (table, fresh):
+        one.push(array(*gone), np.ones((len(gone), 4)))
+    assert np.array_equal(table.pull(array(*gone)), fresh.pull(array(*gone)))
+
+
+def test_removal_gives_memory_back() -> None:
+    table = SparseTable(spec())
+    table.pull(np.arange(300_000, dtype=np.uint64))
+    before = table.nbytes
+    last = table.pull(array(299_999))
+    table.remove(np.arange(299_000))
+    assert table.nbytes < before / 100
+    assert np.array_equal(table.pull(array(299_999)), last)
+    again = table.pull(np.arange(300_000, dtype=np.uint64))
+    assert np.array_equal(again[299_999:], last)
+    assert len(table) == 300_000
+
+
 def test_keys_out_of_range_are_refused_and_make_no_rows() -> None:
     table = SparseTable(spec(bound=10))
     with pytest.raises(Refused, match=r"key 10 is out of range"):
