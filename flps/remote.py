@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flps.errors import FlpsError, ProtocolError, Refused
+from flps.errors import FlpsError, PeerLost, ProtocolError, Refused
 from flps.message import (
     Body,
     Changes,
@@ -180,10 +180,15 @@ class Servers:
             files.update(_expect(Saved, connection.wait(number, self._barrier_s)).files)
         return files
 
-    def detach(self) -> None:
-        """Use the tables no more."""
+    def detach(self, timeout_s: float) -> None:
+        """Use the tables no more. A server that has heard it may have ended before its answer gets here, so silence for
+        longer than `timeout_s` is a note in the log, not an error.
+        """
         for connection in self._connections:
-            connection.ask(Detach())
+            try:
+                connection.ask(Detach(), timeout_s)
+            except PeerLost as error:
+                log.warning("good-bye without an answer: %s", error)
 
     def close(self) -> None:
         """Hang up."""

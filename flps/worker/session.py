@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flps.checkpoint import FORMAT, Manifest, export, read_files, read_manifest, retract_manifest, write_manifest
 from flps.config.job import Job
-from flps.errors import ConfigError
+from flps.errors import ConfigError, PeerLost
 from flps.membership import Member
 from flps.message import Arrive, Leave, Release, Report
 from flps.metrics import EventLog
@@ -296,8 +296,13 @@ class Session:
 
     def leave(self) -> None:
         """Say good-bye to everybody, in good order."""
-        self._servers.detach()
-        self._coordinator.ask(Leave())
+        network = self.config.network
+        patience_s = min(network.request_timeout_s, max(network.lease_s, 3 * network.retry_s))
+        self._servers.detach(patience_s)
+        try:
+            self._coordinator.ask(Leave(), patience_s)
+        except PeerLost as error:  # it may have ended because of this very message
+            log.warning("good-bye without an answer: %s", error)
         self.events.write("progress", **self._progress_fields(self.config.runner.epochs, "done"))
 
     def close(self) -> None:

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flps.config.types import Config, Runner
-from flps.errors import FlpsError, Refused
+from flps.errors import FlpsError, PeerLost, Refused
 from flps.membership import Member
-from flps.message import VERSION, Body, Envelope, Limits, Pull, Push, Refusal, decode, encode
+from flps.message import VERSION, Body, Detach, Envelope, Limits, Pull, Push, Refusal, decode, encode
 from flps.remote import Servers
 from flps.server.service import TableService
 from flps.server.store import Store
@@ -293,10 +293,27 @@ def test_saving_and_leaving(tmp_path: Path) -> None:
     files = worker.save(4)
     assert sorted(files) == [f"shared-{rank}-of-3.safetensors" for rank in range(3)]
     assert {path.name for path in (tmp_path / "4").iterdir()} == set(files)
-    worker.detach()
+    worker.detach(1.0)
     with pytest.raises(Refused, match="takes no part"):
         everything(worker)
     worker.close()
+
+
+def test_a_server_that_ended_with_the_good_bye_is_no_error(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer may have been lost on the way; the other servers are told all the same."""
+    (worker,) = federation(2)
+    told = []
+
+    def silent(self: Direct, body: Body, timeout_s: float | None = None) -> Body:
+        told.append((body, timeout_s))
+        raise PeerLost("server did not answer")
+
+    monkeypatch.setattr(Direct, "ask", silent)
+    worker.detach(1.5)
+    assert told == [(Detach(), 1.5)] * 2
+    assert "good-bye without an answer: server did not answer" in caplog.text
 
 
 def test_sgd_is_plain_arithmetic_through_all_of_it() -> None:
