@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flps.checkpoint import FORMAT, MANIFEST, Manifest, write_manifest
 from flps.errors import Refused
 from flps.message import Pull, Push
 from flps.server.store import Store
@@ -244,12 +246,18 @@ def everything(shares: list[Store]) -> tuple[dict[int, Any], Any]:
     return rows, np.concatenate(dense)
 
 
+def save(shares: list[Store], folder: Path) -> None:
+    """What a run leaves: the shares, and a manifest that names them."""
+    files = {name: digest for one in shares for name, digest in one.save(folder).items()}
+    manifest = Manifest(format=FORMAT, epoch=1, model="ncf", hyper_parameters={}, tables=(), dense={}, files=files)
+    write_manifest(folder, manifest)
+
+
 @pytest.mark.parametrize("now", [1, 2, 3, 5])
 @pytest.mark.parametrize("then", [1, 3])
 def test_warm_start_gives_the_same_rows_and_state_at_any_number_of_servers(tmp_path: Any, then: int, now: int) -> None:
     before = trained(then)
-    for one in before:
-        one.save(tmp_path)
+    save(before, tmp_path)
     again = [Store(rank, now, 50, tmp_path) for rank in range(now)]
     assert [one.declare(share_of(one.rank, now)) for one in again] == [[]] * now
     (rows, dense), (rows_again, dense_again) = everything(before), everything(again)
@@ -260,7 +268,7 @@ def test_warm_start_gives_the_same_rows_and_state_at_any_number_of_servers(tmp_p
 
 def test_warm_start_under_another_rule_takes_the_weights(tmp_path: Any) -> None:
     (before,) = trained(1)
-    before.save(tmp_path)
+    save([before], tmp_path)
     again = Store(0, 1, 50, tmp_path)
     again.declare([{**spec, "rule": msgspec.to_builtins(Adagrad())} for spec in share_of(0, 1)])
     asked = [Pull(0, keys(*range(40))), Pull(1, None)]
@@ -270,8 +278,7 @@ def test_warm_start_under_another_rule_takes_the_weights(tmp_path: Any) -> None:
 
 def test_warm_start_refuses_what_does_not_fit_and_makes_no_table(tmp_path: Any) -> None:
     shares = trained(3)
-    for one in shares[:2]:
-        one.save(tmp_path)
+    save(shares[:2], tmp_path)
     asked: dict[str, list[dict[str, Any]]] = {
         "must hold shared-0-of-n to": share_of(0, 1),
     }
@@ -280,6 +287,9 @@ def test_warm_start_refuses_what_does_not_fit_and_makes_no_table(tmp_path: Any) 
         with pytest.raises(Refused, match=reason):
             cold.declare(specs)
     shares[2].save(tmp_path)
+    with pytest.raises(Refused, match=r"shared-2-of-3.safetensors is not in the manifest"):
+        cold.declare(share_of(0, 1))
+    save(shares, tmp_path)
     for change in ({"dim": 3}, {"bound": 7}):
         with pytest.raises(Refused, match="table items does not fit"):
             cold.declare([{**share_of(0, 1)[0], **change}])
@@ -291,13 +301,26 @@ def test_warm_start_refuses_what_does_not_fit_and_makes_no_table(tmp_path: Any) 
         cold.declare(share_of(0, 1))
 
 
+def test_warm_start_refuses_what_is_not_what_was_saved(tmp_path: Any) -> None:
+    save(trained(2), tmp_path)
+    path = tmp_path / "shared-1-of-2.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(Refused, match=r"shared-1-of-2.safetensors is not what was saved: its sha256 differs"):
+        Store(0, 1, 50, tmp_path).declare(share_of(0, 1))
+    (tmp_path / MANIFEST).unlink()
+    with pytest.raises(Refused, match=r"is not a saved model: it has no manifest.json"):
+        Store(0, 1, 50, tmp_path).declare(share_of(0, 1))
+
+
 def test_warm_start_from_an_empty_folder_is_refused(tmp_path: Any) -> None:
     with pytest.raises(Refused, match="found: none"):
         Store(0, 1, 50, tmp_path).declare(share_of(0, 1))
 
 
 def test_a_table_that_was_not_saved_starts_from_first_values(tmp_path: Any, caplog: Any) -> None:
-    trained(1)[0].save(tmp_path)
+    save(trained(1), tmp_path)
     one = Store(0, 1, 50, tmp_path)
     assert one.declare([*share_of(0, 1), *described(WORDS)]) == []
     assert "holds no table words" in caplog.text
