@@ -2,9 +2,11 @@
 
 Law: pure code; time is an argument. The role that hosts it reads the clock and sends the answers.
 
-    state of a member:  absent -> alive -> left
-                           |        `---> lost        a member that left or is lost does not come back
-                           `------------> lost
+    state of a member:  absent -> alive -> left       a member that left or is lost does not come back
+                           |     |   ^ `-> lost
+                           |     v   |
+                           |   joining ---> lost      a worker in a later life, until an epoch begins
+                           `--------------> lost
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Literal, NamedTuple, TypeVar
 
-State = Literal["absent", "alive", "left", "lost"]
+State = Literal["absent", "alive", "joining", "left", "lost"]
 
 
 class Member(NamedTuple):
@@ -43,48 +45,70 @@ class Membership:
         self.start_s = start_s
         self._states: dict[Member, State] = dict.fromkeys(members, "absent")
         self._deadlines = dict.fromkeys(self._states, now + start_s)
+        self._lives: dict[Member, int] = {}
 
     def state(self, member: Member) -> State | None:
         """The member's state; None for one that nobody expects."""
         return self._states.get(member)
 
-    def hello(self, member: Member, now: float) -> bool:
-        """A member came up. Returns False for a stranger and for one that has left or is lost."""
-        if self._states.get(member) not in ("absent", "alive"):
+    def life(self, member: Member) -> int:
+        """The incarnation in which the member was heard of last; 0 before its first hello."""
+        return self._lives.get(member, 0)
+
+    def hello(self, member: Member, now: float, incarnation: int = 1) -> bool:
+        """A member came up. Returns False for a stranger, an older life, and one that has left or is lost."""
+        state = self._states.get(member)
+        if state not in ("absent", "alive", "joining") or incarnation < self.life(member):
             return False
-        self._states[member] = "alive"
+        if state == "absent":
+            self._states[member] = "alive"
+        elif incarnation > self.life(member) and member.role == "worker":
+            self._states[member] = "joining"
+        self._lives[member] = incarnation
         self._deadlines[member] = now + self.lease_s
         return True
 
-    def beat(self, member: Member, now: float) -> None:
+    def join(self, member: Member) -> None:
+        """A worker that began anew takes part again."""
+        if self._states.get(member) == "joining":
+            self._states[member] = "alive"
+
+    def beat(self, member: Member, now: float, incarnation: int = 1) -> None:
         """A sign of life."""
-        if self._states.get(member) == "alive":
+        if self._states.get(member) in ("alive", "joining") and incarnation >= self.life(member):
             self._deadlines[member] = now + self.lease_s
+
+    def renew(self, now: float) -> None:
+        """Whoever counts the leases was away: everybody has a whole one from now on."""
+        for member, state in self._states.items():
+            self._deadlines[member] = now + (self.start_s if state == "absent" else self.lease_s)
 
     def leave(self, member: Member) -> None:
         """A member ended in good order."""
-        if self._states.get(member) in ("absent", "alive"):
+        if self._states.get(member) in ("absent", "alive", "joining"):
             self._states[member] = "left"
 
-    def expire(self, now: float) -> list[Loss]:
-        """Members whose deadline has passed; each is named once."""
+    def expired(self, now: float) -> list[Loss]:
+        """Members whose deadline has passed, until `lose` is told of them."""
         losses = []
         for member, state in self._states.items():
-            if state in ("absent", "alive") and now > self._deadlines[member]:
+            if state in ("absent", "alive", "joining") and now > self._deadlines[member]:
                 was_silent = f"no sign of life for {self.lease_s:g} s"
                 never_came = f"did not come up within {self.start_s:g} s"
-                came_up = state == "alive"
+                came_up = state != "absent"
                 losses.append(Loss(member, was_silent if came_up else never_came, came_up))
-        for loss in losses:
-            self._states[loss.member] = "lost"
         return losses
+
+    def lose(self, member: Member) -> None:
+        """Go on without a member."""
+        self._states[member] = "lost"
 
     def members(self, role: str, *states: State) -> list[Member]:
         """Members of a role that are in one of these states, by rank."""
         return sorted(m for m, state in self._states.items() if m.role == role and state in states)
 
     def present(self, role: str) -> list[Member]:
-        """Members of a role that are here or may still come."""
+        """Members of a role that take part, or may still come."""
         return self.members(role, "absent", "alive")
 
     def lost(self) -> list[Member]:
@@ -132,6 +156,20 @@ class Barrier(Generic[Token]):
                 self._waiting = held
         held.tokens[member] = token
         return None
+
+    @property
+    def name(self) -> str:
+        """Which barrier is being held; empty when nobody waits."""
+        held = self._call or self._waiting
+        return held.name if held is not None else ""
+
+    def drop(self, member: Member) -> None:
+        """A member waits no more: it has begun anew."""
+        for held in (self._waiting, self._call):
+            if held is not None:
+                held.tokens.pop(member, None)
+        self._waiting = self._waiting if self._waiting and self._waiting.tokens else None
+        self._call = self._call if self._call and self._call.tokens else None
 
     def open(self, present: Iterable[Member]) -> tuple[str, dict[Member, Token]] | None:
         """(name, tokens by member) when everybody present has arrived, else None. Opening empties the barrier."""

@@ -1,15 +1,22 @@
 """Which message means what to the coordinator.
 
-Barriers are called `<what> <epoch>`; those called `trained` and `evaluated` carry reports that become events. Rounds
-and selection of clients come on top of `Arrive` and `Release`: the barrier before an epoch is the place to decide.
+Barriers are called `<what> <epoch>`; those called `trained` and `evaluated` carry reports that become events. At
+`checkpoint <epoch> <step>` everybody stands still, those who wait for the end of the epoch too. Rounds and selection of
+clients come on top of `Arrive` and `Release`: the barrier before an epoch is the place to decide.
+
+A worker that was started again does not know where the others are. It arrives at `begin`, without an epoch, and is
+released together with those who begin the next one; no other barrier waits for it. When nobody else is left to say
+where the job stands, the epoch that was under way begins once more; when the others have done their work and gone, it
+is told that the job is over.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from flps.config.types import Network
+from flps.coordinator.checkpoints import Checkpoints, position_of
 from flps.coordinator.summary import Layout, add_up, evaluated, layout_of, trained
 from flps.errors import Refused
 from flps.membership import Barrier, Loss, Member, Membership
@@ -19,114 +26,246 @@ from flps.transport.listener import Answers, Request, Ticket
 
 log = logging.getLogger(__name__)
 _REPORTED = ("trained", "evaluated")  # barriers whose reports become events
+_WITH_EPOCH = ("begin", *_REPORTED)
+JOIN = "begin"  # where a worker in a later life arrives
+OVER = "over"  # what it is told when there is nothing left to join
+_Tokens = dict[Member, tuple[Ticket, Report]]
 
 
 class MembershipService:
     """Membership, barriers, metrics and the end of the job."""
 
-    def __init__(self, workers: int, servers: int, network: Network, events: EventLog, now: float) -> None:
+    def __init__(
+        self,
+        workers: int,
+        servers: int,
+        network: Network,
+        events: EventLog,
+        now: float,
+        told_before: int = 0,
+        checkpoints: Checkpoints | None = None,
+        resumed: str = "",
+    ) -> None:
+        """`told_before`: how many of its events an earlier life of this role has written already. `checkpoints`: those
+        of this run, if there are any. `resumed`: identity of the checkpoint that the run goes on from.
+        """
         members = [Member("worker", rank) for rank in range(workers)] + [
             Member("server", rank) for rank in range(servers)
         ]
         self._network = network
+        self._checkpoints = checkpoints
+        self._resumed = resumed
         self._events = events
         self._membership = Membership(members, network.lease_s, network.start_timeout_s, now)
         self._barrier: Barrier[tuple[Ticket, Report]] = Barrier()
         self._layout: Layout = {}  # of the reports at the barrier
         self._stop = ""
+        self._joining: dict[Member, Ticket] = {}  # wait for an epoch to begin
+        self._epoch = 0
         self._epoch_began = now
+        self._told_before = told_before
+        self._told = 0
         self._finish_at: float | None = None
         self.finished = False
 
     def handles(self, body: Body) -> bool:
         return isinstance(body, Hello | Beat | Arrive | Leave)
 
+    def records(self, request: Request) -> bool:
+        match request.body:
+            case Hello():
+                return request.ticket.incarnation > self._membership.life(request.ticket.member)
+            case Beat():
+                return False
+            case _:
+                return True
+
     def handle(self, request: Request, now: float) -> Answers:
-        ticket, body = request
+        ticket, body = request.ticket, request.body
         member = ticket.member
         match body:
             case Hello():
-                if not self._membership.hello(member, now):
-                    raise Refused(f"{member} is {self._membership.state(member) or 'not expected'} in this run")
-                log.info("%s is here", member)
-                return [(ticket, Done())]
+                self._expect_same_start(member, body)
+                return [(ticket, Done()), *self._meet(ticket, now)]
             case Beat():
-                self._membership.beat(member, now)
-                return [(ticket, Pulse(tuple(map(str, self._membership.lost())), self._stop))]
+                self._membership.beat(member, now, ticket.incarnation)
+                return [(ticket, self._pulse(member, body, now))]
             case Arrive():
                 return self._arrive(ticket, body, now)
             case _:
                 self._membership.leave(member)
+                self._joining.pop(member, None)
                 log.info("%s has left", member)
                 return [(ticket, Done()), *self._release(now)]
 
+    def losses(self, now: float) -> Sequence[Loss]:
+        # When no worker is left servers end by themselves: their silence is no loss.
+        return self._membership.expired(now) if self._is_under_way() else []
+
+    def lose(self, loss: Loss, now: float) -> Answers:
+        self._membership.lose(loss.member)
+        self._joining.pop(loss.member, None)
+        if self._checkpoints is not None:
+            self._checkpoints.lose(loss.member)
+        self._mourn(loss)
+        return self._release(now)
+
     def tick(self, now: float) -> Answers:
         self._decide_end(now)
-        if self._finish_at is not None:
-            return []  # servers end by themselves now: their silence is no loss
-        losses = self._membership.expire(now)
-        for loss in losses:
-            self._mourn(loss)
-        return self._release(now) if losses else []
+        if self._checkpoints is None:
+            return []
+        self._checkpoints.expire(now)
+        return self._release(now) if position_of(self._barrier.name) else []  # it may have waited for the one before
+
+    def renew(self, now: float) -> None:
+        """This role was away: leases begin anew."""
+        self._membership.renew(now)
+
+    def _meet(self, ticket: Ticket, now: float) -> Answers:
+        """Somebody came up, perhaps in a later life; then the barriers do not wait for it."""
+        member, earlier = ticket.member, self._membership.life(ticket.member)
+        if not self._membership.hello(member, now, ticket.incarnation):
+            raise Refused(f"{member} is {self._membership.state(member) or 'not expected'} in this run")
+        if not earlier:
+            log.info("%s is here", member)
+        if not 0 < earlier < ticket.incarnation:
+            return []
+        log.warning("%s is here again, in its life %d", member, ticket.incarnation)
+        self._joining.pop(member, None)
+        self._barrier.drop(member)
+        if self._checkpoints is not None:
+            self._checkpoints.lose(member)
+        return self._release(now)
+
+    def _expect_same_start(self, member: Member, hello: Hello) -> None:
+        if hello.checkpoint != self._resumed:
+            ours, its = (f"checkpoint {one}" if one else "the beginning" for one in (self._resumed, hello.checkpoint))
+            raise Refused(
+                f"this run starts from {ours}, {member} from {its}: start every host with the same --resume=FOLDER, "
+                "the folder of one checkpoint, or all without"
+            )
+
+    def _pulse(self, member: Member, beat: Beat, now: float) -> Pulse:
+        newest = ""
+        if self._checkpoints is not None:
+            if beat.wrote is not None:
+                self._checkpoints.wrote(member, beat.wrote, now)
+            newest = self._checkpoints.newest
+        return Pulse(tuple(map(str, self._membership.lost())), self._stop, newest)
 
     def _arrive(self, ticket: Ticket, arrive: Arrive, now: float) -> Answers:
-        member = ticket.member
-        if member.role != "worker" or self._membership.state(member) != "alive":
-            raise Refused(f"{member} may not wait at a barrier: it is {self._membership.state(member) or 'unknown'}")
+        member, state = ticket.member, self._membership.state(ticket.member)
+        if arrive.barrier == JOIN and member.role == "worker" and state in ("alive", "joining"):
+            self._joining[member] = ticket
+            return self._release(now)
+        if member.role != "worker" or state != "alive":
+            raise Refused(f"{member} may not wait at a barrier: it is {state or 'unknown'}")
         what, _, epoch = arrive.barrier.partition(" ")
-        if what in _REPORTED and not (epoch.isdecimal() and len(epoch) < 10):
+        if what in _WITH_EPOCH and not (epoch.isdecimal() and len(epoch) < 10):
             raise Refused(f"barrier {arrive.barrier!r} names no epoch, expected for example '{what} 3'")
+        position = position_of(arrive.barrier)
+        if position is None and what == "checkpoint":
+            raise Refused(f"barrier {arrive.barrier!r} names no position, expected for example 'checkpoint 3 200'")
+        along = f"trained {epoch.partition(' ')[0]}" if position and position[1] else ""
         layout = layout_of(arrive.report)
         different = [name for name, said in layout.items() if self._layout.get(name, said) != said]
         if different:
             name = different[0]
             raise Refused(f"{member} reports {name} as {layout[name]}, others at this barrier as {self._layout[name]}")
-        complaint = self._barrier.arrive(member, arrive.barrier, (ticket, arrive.report))
+        complaint = self._barrier.arrive(member, arrive.barrier, (ticket, arrive.report), along)
         if complaint:
             raise Refused(complaint)
         self._layout.update(layout)
         return self._release(now)
 
     def _release(self, now: float) -> Answers:
-        opened = self._barrier.open(self._membership.present("worker"))
+        position = position_of(self._barrier.name)
+        # One within an epoch is passed over while the one before is being written; one at its end waits.
+        if position and not position[1] and self._checkpoints is not None and self._checkpoints.is_writing:
+            return []
+        opened = self._opened()
         if opened is None:
             return []
         self._layout = {}
         name, tokens = opened
+        if position_of(name):
+            return self._cut(name, tokens, now)
         reports = {member: report for member, (_, report) in tokens.items()}
         total = add_up(reports)
         self._tell(name, total, reports, now)
-        release = Release(total, tuple(member.rank for member in tokens))
+        release = Release(total, tuple(member.rank for member in tokens), name)
         return [(ticket, release) for ticket, _ in tokens.values()]
+
+    def _cut(self, name: str, tokens: _Tokens, now: float) -> Answers:
+        """Everybody stands still: tell them which checkpoint to write."""
+        position = position_of(name)
+        cut = self._checkpoints.begin(*position, tokens, now) if self._checkpoints is not None and position else None
+        release = Release(Report(), tuple(member.rank for member in tokens), name, cut)
+        return [(ticket, release) for ticket, _ in tokens.values()]
+
+    def _opened(self) -> tuple[str, _Tokens] | None:
+        """The barrier that opens now, and whose tokens it held."""
+        others = set(self._membership.present("worker")) - self._joining.keys()
+        coming = set(self._membership.members("worker", "joining")) - self._joining.keys()
+        name = self._barrier.name
+        if not others and not coming and self._joining:
+            self._barrier = Barrier()
+            return self._joined(self._where_to_join(), {})
+        if name.partition(" ")[0] != JOIN:
+            return self._barrier.open(others)
+        opened = None if coming else self._barrier.open(others)
+        return self._joined(*opened) if opened is not None else None
+
+    def _where_to_join(self) -> str:
+        """Nobody else is here who could tell."""
+        return OVER if self._membership.members("worker", "left") else f"{JOIN} {self._epoch}"
+
+    def _joined(self, name: str, tokens: _Tokens) -> tuple[str, _Tokens]:
+        """The tokens with those of the workers that join with this barrier."""
+        for member, ticket in self._joining.items():
+            tokens[member] = (ticket, Report())
+            if name != OVER:
+                self._membership.join(member)
+        self._joining.clear()
+        return name, dict(sorted(tokens.items()))
 
     def _tell(self, name: str, total: Report, reports: dict[Member, Report], now: float) -> None:
         what, _, epoch = name.partition(" ")
-        if what == "begin":
-            self._epoch_began = now
+        if what == JOIN:
+            self._epoch, self._epoch_began = int(epoch), now
         elif what == "trained":
             fields = trained(total, reports, now - self._epoch_began)
-            self._events.write("epoch", epoch=int(epoch), **fields)
+            self._write("epoch", epoch=int(epoch), **fields)
             log.info("epoch %s: %s", epoch, _in_words(fields.items()))
             log.info("epoch %s, AUC of each client: %s", epoch, _in_words(fields["client_auc"].items()))
         elif what == "evaluated":
             fields = evaluated(total)
-            self._events.write("eval", epoch=int(epoch), **fields)
+            self._write("eval", epoch=int(epoch), **fields)
             log.info("evaluation after epoch %s: %s", epoch, _in_words(fields.items()))
 
     def _mourn(self, loss: Loss) -> None:
         member, reason, came_up = loss
         log.warning("%s is lost: %s", member, reason)
-        self._events.write("lost", lost_role=member.role, lost_rank=member.rank, reason=reason, came_up=came_up)
-        here = self._membership.members("worker", "absent", "alive", "left")
+        self._write("lost", lost_role=member.role, lost_rank=member.rank, reason=reason, came_up=came_up)
+        here = self._membership.members("worker", "absent", "alive", "joining", "left")
         if member.role == "server":
             self._stop = f"{member} is lost ({reason}); its share of the tables is gone"
         elif len(here) < self._network.min_workers:
             needed = self._network.min_workers
             self._stop = f"{member} is lost ({reason}); {len(here)} workers are left, at least {needed} are needed"
 
+    def _write(self, event: str, **fields: object) -> None:
+        """Tell an event, unless an earlier life has."""
+        self._told += 1
+        if self._told > self._told_before:
+            self._events.write(event, **fields)
+
+    def _is_under_way(self) -> bool:
+        return bool(self._membership.members("worker", "absent", "alive", "joining"))
+
     def _decide_end(self, now: float) -> None:
         """Over when no worker is left; after losses, linger until every server has heard of them."""
-        if self._membership.present("worker"):
+        if self._is_under_way():
             return
         if self._finish_at is None:
             self._finish_at = now + (3 * self._network.heartbeat_s if self._membership.lost() else 0.0)

@@ -1,7 +1,7 @@
 """sync: when is a step complete? The cohort of a step is the workers that still have a batch in this epoch.
 
-Law: pure code. Workers all leave the barrier before an epoch before any of them sends its first step, so the first
-message of a new epoch finds everybody in it again.
+Law: pure code. Workers all leave the barrier before an epoch before any of them sends its first step, and with it
+they say who left that barrier together: the first message of a new epoch tells who is in it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ class Cohort:
     def offer(self, ticket: Ticket, update: Update) -> None:
         """A worker's step arrived. Raises Refused when it is not the step that the cohort is at."""
         rank = ticket.member.rank
-        if update.epoch > self._epoch and not self._arrived:
-            self._epoch, self._step, self._expected = update.epoch, 0, set(self._alive)
+        if self._begins(update):
+            together = self._alive & set(update.cohort) if update.cohort else self._alive
+            self._epoch, self._step, self._expected = update.epoch, 0, set(together)
         if (update.epoch, update.step) != (self._epoch, self._step):
             raise Refused(
                 f"worker {rank} is at epoch {update.epoch} step {update.step}, "
@@ -37,11 +38,15 @@ class Cohort:
             )
         self._arrived[rank] = (ticket, update)
 
+    def rest(self, rank: int) -> None:
+        """A worker has begun anew: it takes no part before the next epoch."""
+        self._expected.discard(rank)
+        self._arrived.pop(rank, None)
+
     def drop(self, rank: int) -> None:
         """A worker is gone; its step that is not complete yet is forgotten."""
         self._alive.discard(rank)
-        self._expected.discard(rank)
-        self._arrived.pop(rank, None)
+        self.rest(rank)
 
     def complete(self) -> list[tuple[Ticket, Update]] | None:
         """The steps of all, in rank order, when everybody expected has arrived; the next step begins."""
@@ -52,3 +57,8 @@ class Cohort:
         self._arrived.clear()
         self._step += 1
         return steps
+
+    def _begins(self, update: Update) -> bool:
+        """Whether this is the first message of an epoch; one that nobody came to the end of may begin once more."""
+        again = update.epoch == self._epoch and update.step == 0 and not self._expected
+        return not self._arrived and (update.epoch > self._epoch or again)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flps.config.types import Config
 from flps.errors import Refused
-from flps.membership import Member
+from flps.membership import Loss, Member
 from flps.message import Body, Declare, Declared, Detach, Done, Look, Rows, Save, Saved, Start, Update, Window
 from flps.server.cohort import Cohort
 from flps.server.store import Store
@@ -29,6 +29,7 @@ class TableService:
         self._models = models
         self._lost = lost
         self._present = set(range(workers))
+        self._lives: dict[int, int] = {}  # worker -> its incarnation
         self._waits_for_cohort = config.runner.sync_mode == "sync"
         self._cohort = Cohort(workers)
         self._windows = Windows(store, workers, config.runner.geo_weights)
@@ -37,15 +38,19 @@ class TableService:
     def handles(self, body: Body) -> bool:
         return isinstance(body, Declare | Start | Look | Update | Window | Save | Detach)
 
+    def records(self, request: Request) -> bool:
+        return not isinstance(request.body, Look | Save)
+
     def handle(self, request: Request, now: float) -> Answers:
-        ticket, body = request
+        ticket, body = request.ticket, request.body
         if ticket.member.role != "worker":
             raise Refused(f"{ticket.member} may not use tables: only workers do")
         if ticket.member.rank not in self._present and not isinstance(body, Detach):
             raise Refused(f"{ticket.member} takes no part: it left, was held for lost, or was never expected")
         match body:
             case Declare():
-                return [(ticket, Declared(tuple(self._store.declare(body.tables))))]
+                empty = self._store.declare(body.tables)
+                return [(ticket, Declared(tuple(empty))), *self._meet(ticket)]
             case Start():
                 self._store.start(body.values)
                 return [(ticket, Done())]
@@ -61,11 +66,27 @@ class TableService:
                 self._forget(ticket.member.rank)
                 return [(ticket, Done()), *self._complete()]
 
+    def losses(self, now: float) -> Sequence[Loss]:
+        lost = sorted(member for member in self._lost() if member.role == "worker" and member.rank in self._present)
+        return [Loss(member, "", came_up=True) for member in lost]
+
+    def lose(self, loss: Loss, now: float) -> Answers:
+        log.warning("%s is lost: the others go on without it", loss.member)
+        self._forget(loss.member.rank)
+        return self._complete()
+
     def tick(self, now: float) -> Answers:
-        for member in self._lost():
-            if member.role == "worker" and member.rank in self._present:
-                log.warning("%s is lost: the others go on without it", member)
-                self._forget(member.rank)
+        return []
+
+    def _meet(self, ticket: Ticket) -> Answers:
+        """A worker came up. In a later life it takes no part in what is under way: it joins when an epoch begins."""
+        rank, earlier = ticket.member.rank, self._lives.get(ticket.member.rank, ticket.incarnation)
+        self._lives[rank] = ticket.incarnation
+        if ticket.incarnation == earlier:
+            return []
+        log.warning("%s has begun anew, in its life %d", ticket.member, ticket.incarnation)
+        self._cohort.rest(rank)
+        self._windows.rest(rank)
         return self._complete()
 
     def _update(self, ticket: Ticket, update: Update) -> Answers:

@@ -14,6 +14,8 @@ from flps.message import Changes, Push, Window
 from flps.server.store import Store
 from flps.table import ChangeLog, SparseTable
 
+_UNTIL_ITS_NEXT = 2**53  # later than every epoch
+
 
 class Windows:
     """Weights of the clients and change logs of the tables."""
@@ -31,6 +33,13 @@ class Windows:
         self._present.discard(rank)
         for log in self._logs.values():
             log.forget(rank)
+
+    def rest(self, rank: int) -> None:
+        """A client has begun anew: it knows nothing of what it sent, and counts again with its first window."""
+        self._samples.pop(rank, None)
+        self._resting[rank] = _UNTIL_ITS_NEXT
+        for log in self._logs.values():
+            log.disown(rank)
 
     def take(self, rank: int, window: Window) -> Changes:
         """Apply a client's deltas and tell it what others changed. Raises Refused, and then nothing has changed."""

@@ -54,6 +54,11 @@ class ChangeLog:
         """`reader` is gone and will not ask again."""
         self._cursors.pop(reader, None)
 
+    def disown(self, writer: int) -> None:
+        """`writer` has forgotten what it wrote: it is to be told of it like everybody else."""
+        self._entries = deque((n, EVERYBODY if who == writer else who, slots) for n, who, slots in self._entries)
+        self.forget(writer)
+
     def restart(self) -> None:
         """The table was loaded: everyone must take every row."""
         self.version += 1

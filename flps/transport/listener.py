@@ -2,25 +2,30 @@
 
 Law 1: a request is handed out once; a repeat of it gets the answer that was kept.
 Law 2: what breaks the protocol is refused with its reason, counted, and changes nothing; the listener goes on.
+Law 3: with a journal, what changes a service is written there before the service hears of it, and answers leave when
+the journal holds what they follow from. `recovery.py` reads it after a restart.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
 from flps.errors import ConfigError, ProtocolError, Refused
 from flps.ledger import Ledger
-from flps.membership import Member
+from flps.membership import Loss, Member
 from flps.message import REASON_MAX, VERSION, Body, Envelope, Refusal, decode, encode
+from flps.transport.journal import Journal
 from flps.transport.sockets import Carrier
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.1
+REQUEST, LOSS = 1, 2  # kinds of records
+_GATHERED = 64  # most requests that are brought to the disk at once
 
 
 class Ticket(NamedTuple):
@@ -36,21 +41,34 @@ class Request(NamedTuple):
 
     ticket: Ticket
     body: Body
+    frames: Sequence[Any] = ()  # as they came, for the journal
 
 
 Answers: TypeAlias = Iterable[tuple[Ticket, Body]]
 
 
 class Service(Protocol):
-    """What stands behind a listener. Its answers may belong to requests of long ago."""
+    """What stands behind a listener. Its answers may belong to requests of long ago.
+
+    Its state follows from the recorded requests and the losses it is told of, in their order, and from nothing else.
+    """
 
     finished: bool
 
     def handles(self, body: Body) -> bool:
         """Whether this service answers such messages."""
 
+    def records(self, request: Request) -> bool:
+        """Whether this request may change the state, so that it must be in the journal first."""
+
     def handle(self, request: Request, now: float) -> Answers:
         """Carry out a request; returns what can be answered now. Raises Refused, and then nothing has changed."""
+
+    def losses(self, now: float) -> Sequence[Loss]:
+        """Members that this service finds lost by now; they stay here until `lose`."""
+
+    def lose(self, loss: Loss, now: float) -> Answers:
+        """Go on without a member."""
 
     def tick(self, now: float) -> Answers:
         """Time has passed."""
@@ -59,14 +77,28 @@ class Service(Protocol):
 class Listener:
     """One ROUTER with the bookkeeping of who asked what."""
 
-    def __init__(self, carrier: Carrier, endpoint: str) -> None:
+    def __init__(self, carrier: Carrier, endpoint: str, journal: Journal | None = None) -> None:
         self.bytes_in = 0
         self.bytes_out = 0
         self.rejected = 0
         self._carrier = carrier
         self._socket, self._gate = carrier.listen(endpoint)
-        self._ledger: Ledger[list[Any]] = Ledger()
-        self._addresses: dict[Ticket, Any] = {}
+        self.journal = journal
+        self.ledger: Ledger[list[Any]] = Ledger()
+        self._addresses: dict[Member, dict[Ticket, Any]] = {}
+        self._outbox: list[tuple[Any, list[Any]]] = []
+
+    def arrivals(self, timeout_s: float) -> Iterator[Request]:
+        """The next request, if one comes in time; more of those that wait when all are brought to the disk at once."""
+        request = self.receive(timeout_s)
+        if request is not None:
+            yield request
+        if self.journal is not None and self.journal.syncs:
+            for _ in range(_GATHERED):
+                request = self.receive(0.0)
+                if request is None:
+                    return
+                yield request
 
     def receive(self, timeout_s: float) -> Request | None:
         """The next request that has not been seen before, or None when none came in time."""
@@ -75,10 +107,11 @@ class Listener:
         address, *frames = self._socket.recv_multipart(copy=False)
         self.bytes_in += sum(len(frame) for frame in frames)
         ticket = None
+        buffers = [frame.buffer for frame in frames]
         try:
-            envelope = decode([frame.buffer for frame in frames], self._carrier.limits)
+            envelope = decode(buffers, self._carrier.limits)
             ticket = Ticket(self._sender(envelope, frames[0]), envelope.incarnation, envelope.sequence)
-            return self._admit(address, ticket, envelope)
+            return self._admit(address, ticket, envelope, buffers)
         except ProtocolError as error:
             self.rejected += 1
             log.warning("refused a message of %s: %s", ticket.member if ticket else "a stranger", error)
@@ -90,10 +123,26 @@ class Listener:
         """Answer a request and keep the answer for repeats."""
         frames = self._encode(ticket, body)
         if ticket.sequence:
-            self._ledger.settle(str(ticket.member), ticket.incarnation, ticket.sequence, frames)
-        address = self._addresses.pop(ticket, None)
+            self.ledger.settle(str(ticket.member), ticket.incarnation, ticket.sequence, frames)
+        address = self._addresses.get(ticket.member, {}).pop(ticket, None)
         if address is not None:
             self._transmit(address, frames)
+
+    def record(self, kind: int, frames: Sequence[Any]) -> None:
+        """Write something down before it is carried out. Raises ResourceError when the disk is full."""
+        if self.journal is not None:
+            self.journal.append(kind, frames)
+
+    def flush(self) -> None:
+        """Send what has been answered, once the journal holds it for good."""
+        if not self._outbox:
+            return
+        if self.journal is not None:
+            self.journal.sync()
+        for address, frames in self._outbox:
+            self.bytes_out += sum(memoryview(frame).nbytes for frame in frames)
+            self._socket.send_multipart([address, *frames], copy=False)
+        self._outbox.clear()
 
     def saw(self, request: Request) -> None:
         """A request is about to be carried out: scripted faults may strike."""
@@ -102,6 +151,8 @@ class Listener:
     def close(self) -> None:
         """Stop listening."""
         self._socket.close()
+        if self.journal is not None:
+            self.journal.close()
         if self._gate is not None:
             self._gate.close()
 
@@ -115,18 +166,22 @@ class Listener:
             raise ProtocolError(f"{envelope.sender[:40]!r} came with the key of another role")
         return Member(role, int(rank))
 
-    def _admit(self, address: Any, ticket: Ticket, envelope: Envelope) -> Request | None:
+    def _admit(self, address: Any, ticket: Ticket, envelope: Envelope, frames: Sequence[Any]) -> Request | None:
         if ticket.sequence == 0:
-            self._addresses[ticket] = address
-            return Request(ticket, envelope.body)
-        verdict = self._ledger.admit(str(ticket.member), ticket.incarnation, ticket.sequence, envelope.settled)
+            self._addresses.setdefault(ticket.member, {})[ticket] = address
+            return Request(ticket, envelope.body, frames)
+        verdict = self.ledger.admit(str(ticket.member), ticket.incarnation, ticket.sequence, envelope.settled)
         if isinstance(verdict, list):
             self._transmit(address, verdict)
             return None
         if verdict in ("early", "settled"):
             return None
-        self._addresses[ticket] = address  # a repeat may come over a new connection
-        return Request(ticket, envelope.body) if verdict == "new" else None
+        known = self._addresses.setdefault(ticket.member, {})
+        for old in list(known):
+            if old.incarnation < ticket.incarnation or 0 < old.sequence <= envelope.settled:
+                del known[old]
+        known[ticket] = address  # a repeat may come over a new connection
+        return Request(ticket, envelope.body, frames) if verdict == "new" else None
 
     def _encode(self, ticket: Ticket, body: Body) -> list[Any]:
         carrier = self._carrier
@@ -137,31 +192,33 @@ class Listener:
             return encode(msgspec.structs.replace(envelope, body=_refusal(error)))
 
     def _transmit(self, address: Any, frames: list[Any]) -> None:
-        self.bytes_out += sum(memoryview(frame).nbytes for frame in frames)
-        self._socket.send_multipart([address, *frames], copy=False)
+        self._outbox.append((address, frames))
 
 
 def serve(listener: Listener, services: Sequence[Service], give_up: Any) -> None:
     """Receive, answer, let time pass, until every service has finished. `give_up()` raises to end it early."""
     next_tick = 0.0
     while not all(service.finished for service in services):
-        request = listener.receive(_TICK_S)
+        for request in listener.arrivals(_TICK_S):
+            listener.saw(request)
+            carry_out(listener, services, request, time.monotonic())
+        listener.flush()
         now = time.monotonic()
-        if request is not None:
-            _carry_out(listener, services, request, now)
         if now >= next_tick:
             next_tick = now + _TICK_S
             give_up()
-            for service in services:
-                _answer_all(listener, service.tick(now))
+            _pass_time(listener, services, now)
+            listener.flush()
 
 
-def _carry_out(listener: Listener, services: Sequence[Service], request: Request, now: float) -> None:
-    listener.saw(request)
+def carry_out(listener: Listener, services: Sequence[Service], request: Request, now: float) -> None:
+    """Let the service that handles it carry out a request, written down first."""
     for service in services:
         if service.handles(request.body):
+            if request.frames and service.records(request):
+                listener.record(REQUEST, request.frames)
             try:
-                _answer_all(listener, service.handle(request, now))
+                answer_all(listener, service.handle(request, now))
             except (Refused, ProtocolError) as error:
                 listener.rejected += 1
                 log.warning("refused a request of %s: %s", request.ticket.member, error)
@@ -170,7 +227,15 @@ def _carry_out(listener: Listener, services: Sequence[Service], request: Request
     listener.answer(request.ticket, Refusal(f"{type(request.body).__name__} is not for this role"))
 
 
-def _answer_all(listener: Listener, answers: Answers) -> None:
+def _pass_time(listener: Listener, services: Sequence[Service], now: float) -> None:
+    for number, service in enumerate(services):
+        for loss in service.losses(now):
+            listener.record(LOSS, [msgspec.msgpack.encode((number, *loss))])
+            answer_all(listener, service.lose(loss, now))
+        answer_all(listener, service.tick(now))
+
+
+def answer_all(listener: Listener, answers: Answers) -> None:
     for ticket, body in answers:
         listener.answer(ticket, body)
 

@@ -39,7 +39,8 @@ class Federation:
         return {ticket.member: answer for ticket, answer in self.service.handle(request, now)}
 
     def tick(self, now: float) -> dict[Member, Body]:
-        return {ticket.member: answer for ticket, answer in self.service.tick(now)}
+        answers = [answer for loss in self.service.losses(now) for answer in self.service.lose(loss, now)]
+        return {ticket.member: answer for ticket, answer in [*answers, *self.service.tick(now)]}
 
     def all_here(self, now: float = 0.0) -> Federation:
         for member in (W0, W1, W2, S0):

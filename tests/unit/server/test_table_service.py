@@ -58,7 +58,8 @@ class Server:
         return {ticket.member.rank: answer for ticket, answer in self.service.handle(request, 0.0)}
 
     def tick(self) -> dict[int, Body]:
-        return {ticket.member.rank: answer for ticket, answer in self.service.tick(0.0)}
+        answers = [answer for loss in self.service.losses(0.0) for answer in self.service.lose(loss, 0.0)]
+        return {ticket.member.rank: answer for ticket, answer in [*answers, *self.service.tick(0.0)]}
 
     def row(self, key: int = 0, who: int = 0) -> float:
         rows = self.say(who, Look((Pull(0, np.array([key], np.uint64)),)))[who]

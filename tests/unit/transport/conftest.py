@@ -47,7 +47,7 @@ class Notebook:
         return not isinstance(body, Saved)
 
     def handle(self, request: Request, now: float) -> list[tuple[Ticket, Body]]:
-        ticket, body = request
+        ticket, body = request.ticket, request.body
         self.carried_out.append((ticket.member, body))
         match body:
             case Look():
@@ -60,6 +60,15 @@ class Notebook:
                 return [(one, Release(Report(), ())) for one in waiting]
             case _:
                 return [(ticket, Done())]
+
+    def records(self, request: Any) -> bool:
+        return False
+
+    def losses(self, now: float) -> list[Any]:
+        return []
+
+    def lose(self, loss: Any, now: float) -> list[Any]:
+        raise NotImplementedError
 
     def tick(self, now: float) -> list[tuple[Ticket, Body]]:
         return []

@@ -42,6 +42,15 @@ class Scripted:
         self.beaten.set()
         return [] if self.pulse is None else [(request.ticket, self.pulse)]
 
+    def records(self, request: Any) -> bool:
+        return False
+
+    def losses(self, now: float) -> list[Any]:
+        return []
+
+    def lose(self, loss: Any, now: float) -> list[Any]:
+        raise NotImplementedError
+
     def tick(self, now: float) -> list[tuple[Any, Body]]:
         return []
 

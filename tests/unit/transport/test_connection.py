@@ -254,6 +254,15 @@ def test_an_answer_that_would_be_too_large_is_refused(make_wire: MakeWire) -> No
         def handle(self, request: Any, now: float) -> Any:
             return [(request.ticket, Rows((np.zeros(2**18),)))]
 
+        def records(self, request: Any) -> bool:
+            return False
+
+        def losses(self, now: float) -> list[Any]:
+            return []
+
+        def lose(self, loss: Any, now: float) -> list[Any]:
+            raise NotImplementedError
+
         def tick(self, now: float) -> Any:
             return []
 
