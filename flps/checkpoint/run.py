@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -30,6 +30,8 @@ from flps.table import TableSpec
 
 log = logging.getLogger(__name__)
 FORMAT = 1
+Done: TypeAlias = Callable[[str | ResourceError], None]  # gets the sha256 of what was written, or what went wrong
+Begin: TypeAlias = Callable[[Path, Done], None]
 _FOLDER = re.compile(r"([0-9]{1,9})-([0-9]{1,12})")
 _PART = re.compile(r"(shared|private)-([0-9]{1,6})-of-([0-9]{1,6})\.safetensors")
 _FREE = ("epochs", "save_interval", "save_checkpoint_interval", "keep_checkpoint_max", "checkpoint_path",
@@ -96,11 +98,29 @@ class OwnParts:
         self._file = file
         self._tell = tell
 
-    def place(self, cut: Cut) -> Path:
-        """Where the part of this checkpoint goes; own parts of checkpoints that are not wanted any more are removed.
+    def write(self, cut: Cut, tables: Sequence[TableSpec], state: msgspec.Struct, begin: Begin) -> None:
+        """Write the part: `begin(path, done)` brings the tensors to the disk in its own time, then it is described.
 
-        Raises ResourceError.
+        The coordinator is told how it went. What cannot be written is no error of this role: the run goes on.
         """
+
+        def done(outcome: str | ResourceError) -> None:
+            try:
+                if isinstance(outcome, ResourceError):
+                    raise outcome
+                self._finish(cut, outcome, tables, state)
+            except ResourceError as error:
+                self._fail(cut, error)
+
+        try:
+            place = self._place(cut)
+        except ResourceError as error:
+            self._fail(cut, error)
+        else:
+            begin(place, done)
+
+    def _place(self, cut: Cut) -> Path:
+        """Where the part of this checkpoint goes; own parts of checkpoints that are not wanted any more are removed."""
         current = folder_name(cut.epoch, cut.step)
         try:
             for folder in positions(self._folder):
@@ -113,8 +133,7 @@ class OwnParts:
             raise ResourceError(f"cannot write a checkpoint into {self._folder}: {error.strerror}") from error
         return place / self._file
 
-    def finish(self, cut: Cut, sha256: str, tables: Sequence[TableSpec], state: msgspec.Struct) -> None:
-        """The tensors are on disk: describe them, and tell. Raises ResourceError."""
+    def _finish(self, cut: Cut, sha256: str, tables: Sequence[TableSpec], state: msgspec.Struct) -> None:
         part = Part(
             format=FORMAT,
             checkpoint=cut.checkpoint,
@@ -128,8 +147,7 @@ class OwnParts:
         write_record(self._record(self._folder / folder_name(cut.epoch, cut.step)), part)
         self._tell(Wrote(cut.checkpoint, self._file, sha256))
 
-    def fail(self, cut: Cut, error: Exception) -> None:
-        """It could not be written: the checkpoint will not be complete, and the run goes on."""
+    def _fail(self, cut: Cut, error: Exception) -> None:
         log.error("checkpoint %s is not written: %s", folder_name(cut.epoch, cut.step), error)
         self._tell(Wrote(cut.checkpoint, self._file, "", str(error)[:REASON_MAX]))
 

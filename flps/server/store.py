@@ -6,22 +6,25 @@ Law 2: inside, after `accept`, values are trusted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 
-from flps.errors import ConfigError, Refused
+from flps.checkpoint.run import Part
+from flps.errors import ConfigError, Refused, ResourceError
 from flps.message import Pull, Push, Tensor
 from flps.routing import shard_of
-from flps.server.warm import warm_up
+from flps.server.warm import make_tables, take_up, warm_up
 from flps.table import DenseTable, SparseTable, TableSpec
 from flps.table.files import write_tables
 from flps.table.index import Slots
+from flps.table.snapshot import Snapshot
 
 Table: TypeAlias = SparseTable | DenseTable
+_SLICE_S = 0.001  # a request waits no longer than this for a snapshot
 _WHOLE: Slots = np.zeros(1, np.int64)  # a dense table changes as if it were one row
 
 
@@ -36,6 +39,7 @@ class Store:
         self.is_warm = warm_from is not None
         self._keys_max = keys_max
         self._warm_from = warm_from
+        self._snapshot: Snapshot | None = None
 
     def declare(self, described: Sequence[dict[str, Any]]) -> list[int]:
         """Make the tables, or check that they are those that stand; returns the dense ones that have no values yet."""
@@ -115,11 +119,45 @@ class Store:
         name = f"shared-{self.rank}-of-{self.servers}.safetensors"
         return {name: write_tables(folder / name, {table.spec.name: table.dump() for table in self.tables})}
 
+    def take_up(self, folder: Path, checkpoint: str) -> Part:
+        """Hold the tables of a checkpoint, whatever the number of servers that wrote it; `checkpoint`: its identity.
+
+        Returns how one of those servers described its part. Raises DataError.
+        """
+        self.tables, part = take_up(folder, checkpoint, self.rank, self.servers)
+        self.is_warm = True
+        return part
+
+    def snapshot(self, path: Path, done: Callable[[str | ResourceError], None]) -> None:
+        """Write every table as it is now into one file, while the tables go on: `advance` does the copying.
+
+        done: is called from another thread with the file's sha256 when it is on the disk, or with what went wrong.
+        """
+        self.finish_snapshot()
+        sparse = {table.spec.name: table for table in self.tables if isinstance(table, SparseTable)}
+        dense = {table.spec.name: table.dump() for table in self.tables if isinstance(table, DenseTable)}
+        self._snapshot = Snapshot(path, sparse, dense, done)
+
+    def advance(self) -> bool:
+        """Between two requests: go on with the running snapshot, if there is one, for about a millisecond.
+
+        Returns whether there is more to do at once.
+        """
+        return self._snapshot is not None and self._snapshot.advance(_SLICE_S)
+
+    def finish_snapshot(self) -> None:
+        """Copy what the running snapshot, if there is one, has not copied: from here on rows may even be removed."""
+        if self._snapshot is not None:
+            self._snapshot.finish()
+
+    def close(self, timeout_s: float) -> None:
+        """Bring a running snapshot to its end."""
+        if self._snapshot is not None:
+            self._snapshot.finish()
+            self._snapshot.wait(timeout_s)
+
     def _make(self, specs: Sequence[TableSpec]) -> list[Table]:
-        names = [spec.name for spec in specs]
-        if len(set(names)) < len(names):
-            raise ConfigError(f"two tables have one name: {', '.join(sorted(names))}")
-        tables: list[Table] = [SparseTable(s) if s.kind == "sparse" else DenseTable(s) for s in specs]
+        tables = make_tables(specs)
         if self._warm_from is not None:
             warm_up(tables, self._warm_from, self.rank, self.servers)
         return tables

@@ -10,13 +10,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from flps.checkpoint import read_manifest
-from flps.checkpoint.run import parts_here
-from flps.errors import DataError
+from flps.checkpoint.run import Part, part_name, parts_here, read_part
+from flps.errors import ConfigError, DataError
 from flps.routing import blocks, shard_of
-from flps.table import DenseTable, SparseTable
+from flps.table import DenseTable, SparseTable, TableSpec
 from flps.table.dense import state_sizes
 from flps.table.files import Parts, TensorFile
 
@@ -49,23 +50,65 @@ def open_shares(folder: Path, names: Sequence[str], sums: Mapping[str, str]) -> 
     return [TensorFile(folder / name, sums[name]) for name in names]
 
 
-def fill(table: SparseTable | DenseTable, shares: Sequence[TensorFile], rank: int, servers: int) -> None:
+def take_up(folder: Path, checkpoint: str, rank: int, servers: int) -> tuple[list[SparseTable | DenseTable], Part]:
+    """The tables of server `rank` of `servers` as a checkpoint has them, and how a server that wrote it described it.
+
+    checkpoint: its identity. With as many servers as wrote it, a server's own part is all that it needs.
+    Raises DataError.
+    """
+    own = part_name("shared", rank, servers)
+    is_own = (folder / own).is_file()
+    names = [own] if is_own else parts_here(folder, "shared")
+    parts = [read_part(folder, name, checkpoint) for name in names]
+    shares = open_shares(folder, names, {part.file: part.sha256 for part in parts})
+    tables = make_tables(parts[0].tables if is_own else _divided(parts, rank, servers))
+    for table in tables:
+        fill(table, shares, *((0, 1) if is_own else (rank, servers)), is_exact=True)
+    log.info("goes on from checkpoint %s with %s", folder, ", ".join(table.spec.name for table in tables) or "no tables")
+    return tables, parts[0]
+
+
+def _divided(parts: Sequence[Part], rank: int, servers: int) -> list[TableSpec]:
+    """The tables of one of `servers` servers, from those of the servers that wrote the parts."""
+    specs = []
+    for held in zip(*(part.tables for part in parts), strict=True):
+        spec = held[0]
+        if any(msgspec.structs.replace(other, dim=spec.dim) != spec for other in held):
+            raise DataError(f"table {spec.name} is not the same in {parts[0].file} and the parts of the other servers")
+        if spec.kind == "dense":
+            block = blocks(sum(other.dim for other in held), servers)[rank]
+            spec = msgspec.structs.replace(spec, dim=block.stop - block.start)
+        specs.append(spec)
+    return specs
+
+
+def make_tables(specs: Sequence[TableSpec]) -> list[SparseTable | DenseTable]:
+    """Tables with first values. Raises ConfigError when two have one name."""
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two tables have one name: {', '.join(sorted(names))}")
+    return [SparseTable(spec) if spec.kind == "sparse" else DenseTable(spec) for spec in specs]
+
+
+def fill(
+    table: SparseTable | DenseTable, shares: Sequence[TensorFile], rank: int, servers: int, is_exact: bool = False
+) -> None:
     """Take the part of server `rank` of `servers` from the shares of all servers that saved.
 
-    Raises DataError when the table does not fit.
+    is_exact: the rule's state must be there, too. Raises DataError when the table does not fit.
     """
     holding = [share for share in shares if table.spec.name in share.tables()]
     try:
         if isinstance(table, SparseTable):
             for share in holding:
-                _take_rows(table, share, rank, servers)
+                _take_rows(table, share, rank, servers, is_exact)
         else:
-            _take_block(table, holding, rank, servers)
+            _take_block(table, holding, rank, servers, is_exact)
     except (KeyError, ValueError) as error:
         raise DataError(f"{shares[0].path.parent}: table {table.spec.name} does not fit: {error}") from error
 
 
-def _take_rows(table: SparseTable, share: TensorFile, rank: int, servers: int) -> None:
+def _take_rows(table: SparseTable, share: TensorFile, rank: int, servers: int, is_exact: bool) -> None:
     spec = table.spec
     name = spec.name
     rows, width = share.shape(name, "keys"), share.shape(name, "values")[1:]
@@ -74,6 +117,8 @@ def _take_rows(table: SparseTable, share: TensorFile, rank: int, servers: int) -
     is_whole = set(share.tables()[name]) == set(table.columns) and all(
         share.shape(name, column.name) == (*rows, column.width) for column in table.storage.columns
     )
+    if is_exact and not is_whole:
+        raise ValueError(f"rows of {', '.join(table.columns)} are wanted, {', '.join(share.tables()[name])} are there")
     for piece in share.pieces(name, table.columns if is_whole else ("keys", "values")):
         keys = piece["keys"]
         if keys.dtype != np.uint64:
@@ -87,7 +132,7 @@ def _take_rows(table: SparseTable, share: TensorFile, rank: int, servers: int) -
             table.write(table.slots(keys[mine]), piece["values"][mine])
 
 
-def _take_block(table: DenseTable, shares: Sequence[TensorFile], rank: int, servers: int) -> None:
+def _take_block(table: DenseTable, shares: Sequence[TensorFile], rank: int, servers: int, is_exact: bool) -> None:
     name, rule = table.spec.name, table.spec.rule
     parts = [{part: share.read(name, part) for part in share.tables()[name]} for share in shares]
     whole = np.concatenate([part["values"] for part in parts])
@@ -95,6 +140,8 @@ def _take_block(table: DenseTable, shares: Sequence[TensorFile], rank: int, serv
     if block.stop - block.start != table.spec.dim:
         raise ValueError(f"a block of {table.spec.dim} numbers is wanted, it is {block.stop - block.start}")
     if not all(_has_state(part, state_sizes(rule, part["values"].size)) for part in parts):
+        if is_exact:
+            raise ValueError(f"the state of the rule {rule.name} is wanted, other arrays are there")
         table.start_with(whole[block])
         return
     taken: Parts = {"values": whole[block]}
