@@ -90,6 +90,8 @@ def expected(kind: inspect.Type) -> str:
     if isinstance(kind, (inspect.VarTupleType, inspect.ListType)):
         least = " that is not empty" if kind.min_length else ""
         return f"a list{least}, each entry {expected(kind.item_type)}"
+    if isinstance(kind, inspect.TupleType):
+        return f"a list of {len(kind.item_types)}: " + ", ".join(expected(one) for one in kind.item_types)
     if isinstance(kind, inspect.UnionType):
         return " or ".join(expected(one) for one in kind.types)
     return "keys and values" if isinstance(kind, (inspect.StructType, inspect.DictType)) else "a value"

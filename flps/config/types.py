@@ -24,6 +24,10 @@ Names = tuple[str, ...]
 NotNegative = Annotated[float, Meta(ge=0)]
 Decay = Annotated[float, Meta(ge=0, lt=1)]
 Epoch = Annotated[int, Meta(ge=0)]
+RuleName = Literal[
+    "sgd", "momentum", "adagrad", "adagrad_v2", "sparse_adagrad", "std_adagrad", "adam", "shared_adam", "adam_d2sum",
+    "yogi", "ftrl",
+]  # fmt: skip
 
 
 def table_name(variable: str) -> str:
@@ -44,8 +48,11 @@ class TableParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """What the yaml says about one table; a key left out means what the model says."""
 
     rule: Annotated[
-        Literal["sgd", "adagrad", "adagrad_row", "adam", "sum"] | None,
-        Meta(description="How a push changes rows; `adagrad_row` keeps one number per row, `adam` is lazy."),
+        Literal[RuleName, "adagrad_row", "sum"] | None,
+        Meta(
+            description="How a push changes rows, see [tables](tables.md); `adagrad_row` is an older name of "
+            "`adagrad_v2`."
+        ),
     ] = None
     update: Annotated[
         Literal["step", "window"] | None,
@@ -56,10 +63,31 @@ class TableParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         Meta(description="`shared` lives on the servers, `private` never leaves the client."),
     ] = None
     learning_rate: Annotated[NotNegative | None, Meta(description="Step size of the rule.")] = None
-    beta1: Annotated[Decay | None, Meta(description="Decay of Adam's first moment.")] = None
-    beta2: Annotated[Decay | None, Meta(description="Decay of Adam's second moment.")] = None
+    momentum: Annotated[Decay | None, Meta(description="Decay of momentum's velocity.")] = None
+    nesterov: Annotated[bool | None, Meta(description="Momentum that looks ahead.")] = None
+    beta1: Annotated[Decay | None, Meta(description="Decay of the first moment of Adam and its kin.")] = None
+    beta2: Annotated[Decay | None, Meta(description="Decay of the second moment of Adam and its kin.")] = None
     epsilon: Annotated[NotNegative | None, Meta(description="Keeps the rule's denominator away from zero.")] = None
-    initial_g2sum: Annotated[NotNegative | None, Meta(description="Adagrad's sum of squares at the start.")] = None
+    ada_decay_rate: Annotated[Decay | None, Meta(description="`adam_d2sum`: decay of the sums of squares.")] = None
+    mom_decay_rate: Annotated[Decay | None, Meta(description="`adam_d2sum`: decay of the first moment.")] = None
+    initial_v: Annotated[NotNegative | None, Meta(description="`yogi`: the second moment at the start.")] = None
+    initial_g2sum: Annotated[
+        NotNegative | None,
+        Meta(
+            description="The adagrads' sum of squares at the start; of `sparse_adagrad` and `std_adagrad` the G0 that "
+            "scales their steps."
+        ),
+    ] = None
+    beta: Annotated[NotNegative | None, Meta(description="`ftrl`: smooths the first steps.")] = None
+    l1: Annotated[NotNegative | None, Meta(description="`ftrl`: how much evidence makes a weight leave zero.")] = None
+    l2: Annotated[NotNegative | None, Meta(description="`ftrl`: pull towards zero.")] = None
+    weight_bounds: Annotated[
+        tuple[float, float] | None, Meta(description="The lowest and the highest weight, for rules that know bounds.")
+    ] = None
+    initial_range: Annotated[
+        NotNegative | None,
+        Meta(description="Short for `initializer: {kind: uniform, scale: ...}`, by the name of the original."),
+    ] = None
     initializer: Annotated[Initializer | None, Meta(description="How the first value of a row is drawn.")] = None
     dtype: Annotated[Literal["float32", "float64"] | None, Meta(description="Number type of the rows.")] = None
 

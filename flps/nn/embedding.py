@@ -42,7 +42,7 @@ class Embedding(nn.Module):
         *,
         rows: int | None = None,
         feature: str = "",
-        init: Initializer = Initializer(),  # noqa: B008  frozen
+        init: Initializer | None = None,
         placement: Literal["shared", "private"] = "shared",
         rule: AnyRule | None = None,
         seed: int = 0,
@@ -55,7 +55,9 @@ class Embedding(nn.Module):
         self.name = name
         self.feature = feature
         self.placement = placement
-        self.spec = TableSpec(name=name, kind="sparse", dim=dim, rule=rule or Adam(), bound=rows, init=init, seed=seed)
+        self.begins_by_default = init is None  # the model does not say how its rows begin
+        init, rule = init or Initializer(), rule or Adam()
+        self.spec = TableSpec(name=name, kind="sparse", dim=dim, rule=rule, bound=rows, init=init, seed=seed)
         self.table: RowSource = SparseTable(self.spec)
         self._staged: tuple[Keys, Rows] | None = None
         self._touched: list[tuple[Keys, Tensor]] = []

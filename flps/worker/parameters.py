@@ -18,19 +18,23 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from flps.config.typed import expected, fields_of
 from flps.config.types import Config, TableParameters, table_name
 from flps.errors import ConfigError
 from flps.nn import DensePack, Embedding
 from flps.table import Initializer, TableSpec, distinct, make_rule
-from flps.table.rules import RULES, AnyRule
+from flps.table.rules import ALIASES, OF_PADDLE, RULES, AnyRule
 
 Features: TypeAlias = Mapping[str, NDArray[Any]]
 Keys: TypeAlias = NDArray[np.uint64]
 Rows: TypeAlias = NDArray[np.floating[Any]]
 Update = Literal["step", "window"]
 DENSE, DENSE_PRIVATE = "dense", "dense_private"
-_SETTINGS = sorted({key for rule in RULES.values() for key in rule.__struct_fields__})
-_TRAINED_BY = [name for name in RULES if name != "sum"]
+_PADDLE_RANGE = 1e-4  # rows of Paddle's parameter server begin within it
+_OF_SUMS = ("sum", "summary")  # what is pushed to them is no gradient
+_TRAINED_BY = [name for name in RULES if name not in _OF_SUMS]
+_SETTINGS = sorted({key for name in _TRAINED_BY for key in RULES[name].__struct_fields__})
+_KINDS = {field.name: field.type for field in fields_of(TableParameters)}
 
 
 class SparseParameter:
@@ -107,15 +111,11 @@ def _divide(model: nn.Module, embeddings: Sequence[Embedding], patterns: Sequenc
 def _place_embedding(embedding: Embedding, config: Config) -> Placed:
     spec = embedding.spec
     settings = config.table_parameters.get(spec.name, TableParameters())
-    init = (
-        spec.init
-        if settings.initializer is None
-        else Initializer(settings.initializer.kind, settings.initializer.scale)
-    )
+    rule = rule_of(config, spec.name)
     spec = msgspec.structs.replace(
         spec,
-        rule=rule_of(config, spec.name),
-        init=init,
+        rule=rule,
+        init=_initializer(settings, embedding, rule),
         seed=(config.seed * 1_000_003 + zlib.crc32(spec.name.encode())) % 2**62,
         dtype=settings.dtype or spec.dtype,
     )
@@ -123,17 +123,27 @@ def _place_embedding(embedding: Embedding, config: Config) -> Placed:
     return Placed(SparseParameter(embedding, spec), placement, _update(spec.name, placement, config))
 
 
+def _initializer(settings: TableParameters, embedding: Embedding, rule: AnyRule) -> Initializer:
+    """How rows begin: as the config says, else as the model says, else as Paddle's rules have it."""
+    said, half_width = settings.initializer, settings.initial_range
+    if said is not None and half_width is not None:
+        raise ConfigError(
+            f"table_parameters.{embedding.name}: initial_range is short for an initializer; keep one of the two"
+        )
+    if said is not None:
+        return Initializer(said.kind, said.scale)
+    if half_width is None and embedding.begins_by_default and rule.name in OF_PADDLE:
+        half_width = _PADDLE_RANGE
+    return embedding.spec.init if half_width is None else Initializer("uniform", half_width)
+
+
 def _pack(model: nn.Module, names: Sequence[str], table: str, config: Config) -> DenseParameter:
     settings = config.table_parameters.get(table, TableParameters())
-    for key in ("placement", "initializer"):
+    for key in ("placement", "initializer", "initial_range"):
         if getattr(settings, key) is not None:
-            hint = "the model's code draws" if key == "initializer" else "runner.private names the private ones of"
+            hint = "runner.private names the private ones of" if key == "placement" else "the model's code draws"
             raise ConfigError(f"table_parameters.{table}.{key} has no effect: {hint} the dense parameters")
     rule = rule_of(config, table)
-    if not rule.row_local:
-        raise ConfigError(
-            f"the rule {rule.name} changes whole rows, and {table} has none; set table_parameters.{table}.rule"
-        )
     if settings.dtype == "float64":
         model.to(torch.float64)
     pack = DensePack(model, names)
@@ -145,16 +155,18 @@ def _pack(model: nn.Module, names: Sequence[str], table: str, config: Config) ->
 def rule_of(config: Config, table: str) -> AnyRule:
     """The rule of a table: what `table_parameters` says, else `hyper_parameters.optimizer`, else adam.
 
-    Raises ConfigError for rules that there are not, and for settings that the rule does not know.
+    A setting that neither names is the rule's own default. Raises ConfigError for rules that there are not, and for
+    settings that the rule does not know or cannot be run with.
     """
     settings = config.table_parameters.get(table, TableParameters())
     optimizer = _optimizer(config)
     everywhere = optimizer.pop("class", "adam")
     name = settings.rule or everywhere
+    name, everywhere = ALIASES.get(name, name), ALIASES.get(everywhere, everywhere)
     where = f"table_parameters.{table}" if settings.rule else "hyper_parameters.optimizer.class"
-    if name == "sum":
+    if name in _OF_SUMS:
         raise ConfigError(
-            f"{where}: the rule sum adds what is pushed, here raw gradients, so the loss would grow; "
+            f"{where}: the rule {name} adds what is pushed, here raw gradients, so the loss would grow; "
             f"use one of {', '.join(_TRAINED_BY)}"
         )
     own = {key: value for key in _SETTINGS if (value := getattr(settings, key)) is not None}
@@ -165,7 +177,10 @@ def rule_of(config: Config, table: str) -> AnyRule:
                 f"{', '.join(RULES[name].__struct_fields__)}"
             )
     inherited = optimizer if name == everywhere else {"learning_rate": optimizer.get("learning_rate")}
-    return make_rule(name, **{**inherited, **own})
+    try:
+        return make_rule(name, **{**inherited, **own})
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _optimizer(config: Config) -> dict[str, Any]:
@@ -174,16 +189,22 @@ def _optimizer(config: Config) -> dict[str, Any]:
     optimizer = config.hyper_parameters.get("optimizer") or {}
     if not isinstance(optimizer, Mapping):
         raise ConfigError(f"{where}: expected keys and values, for example {{class: adam}}, got {optimizer!r}")
-    for key, value in optimizer.items():
-        if key == "class":
-            if not isinstance(value, str) or value not in RULES:
-                raise ConfigError(f"{where}.class: expected one of {', '.join(_TRAINED_BY)}, got {value!r}")
-        elif key not in _SETTINGS:
-            hint = _nearest(str(key), _SETTINGS)
-            raise ConfigError(f"{where}: there is no key {key!r}, there are class, {', '.join(_SETTINGS)}{hint}")
-        elif isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"{where}.{key}: expected a number, got {value!r}")
-    return dict(optimizer)
+    return {key: _setting(f"{where}.{key}", key, value) for key, value in optimizer.items() if value is not None}
+
+
+def _setting(where: str, key: str, value: Any) -> Any:
+    """One of the optimizer's keys as the type that it has in `table_parameters`."""
+    if key == "class":
+        if not isinstance(value, str) or ALIASES.get(value, value) not in RULES:
+            raise ConfigError(f"{where}: expected one of {', '.join(_TRAINED_BY)}, got {value!r}")
+        return value
+    if key not in _SETTINGS:
+        hint = _nearest(str(key), _SETTINGS)
+        raise ConfigError(f"{where}: there is no such key, there are class, {', '.join(_SETTINGS)}{hint}")
+    try:
+        return getattr(msgspec.convert({key: value}, TableParameters), key)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: expected {expected(_KINDS[key])}, got {value!r}") from error
 
 
 def _update(table: str, placement: str, config: Config) -> Update:

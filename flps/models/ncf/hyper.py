@@ -7,23 +7,34 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from flps.config.types import Decay, NotNegative, RuleName
+
+Positive = Annotated[float, Meta(gt=0)]
 Size = Annotated[int, Meta(ge=1, le=65536)]
 
 
 class NcfOptimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How weights move by their gradients; a rule takes the settings that it knows and leaves the others."""
+    """How weights move by their gradients; a rule takes the settings that it knows and leaves the others.
+
+    A setting that is left out is the rule's own default.
+    """
 
     rule: Annotated[
-        Literal["sgd", "adagrad", "adam"],
-        Meta(description="The optimizer; adam is lazy on tables: rows without a gradient do not move."),
+        RuleName,
+        Meta(description="The optimizer, see [tables](tables.md); adam is lazy: rows without a gradient do not move."),
     ] = msgspec.field(default="adam", name="class")
-    learning_rate: Annotated[float, Meta(gt=0, description="Step size.")] = 0.001
-    beta1: Annotated[float, Meta(ge=0, lt=1, description="Decay of Adam's first moment.")] = 0.9
-    beta2: Annotated[float, Meta(ge=0, lt=1, description="Decay of Adam's second moment.")] = 0.999
-    epsilon: Annotated[float, Meta(ge=0, description="Keeps the denominator of Adam and Adagrad away from zero.")] = (
-        1e-8
-    )
-    initial_g2sum: Annotated[float, Meta(ge=0, description="Adagrad's sum of squares at the start.")] = 0.0
+    learning_rate: Annotated[Positive | None, Meta(description="Step size; left out: the rule's own.")] = None
+    momentum: Annotated[Decay | None, Meta(description="Decay of momentum's velocity.")] = None
+    nesterov: Annotated[bool | None, Meta(description="Momentum that looks ahead.")] = None
+    beta1: Annotated[Decay | None, Meta(description="Decay of the first moment of Adam and its kin.")] = None
+    beta2: Annotated[Decay | None, Meta(description="Decay of the second moment of Adam and its kin.")] = None
+    epsilon: Annotated[NotNegative | None, Meta(description="Keeps the rule's denominator away from zero.")] = None
+    initial_g2sum: Annotated[
+        NotNegative | None, Meta(description="The adagrads' sum of squares at the start, or their G0.")
+    ] = None
+    beta: Annotated[NotNegative | None, Meta(description="`ftrl`: smooths the first steps.")] = None
+    l1: Annotated[NotNegative | None, Meta(description="`ftrl`: how much evidence makes a weight leave zero.")] = None
+    l2: Annotated[NotNegative | None, Meta(description="`ftrl`: pull towards zero.")] = None
 
 
 class NcfHyperParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -43,14 +43,14 @@ def bounded(values: Rows, bounds: Bounds | None) -> None:
 
 def row_mean(rows: Rows) -> Rows:
     """The mean (N, 1) of each row (N, D). The sum's order depends on D alone, not on which rows stand beside."""
-    mean = np.einsum("nd->n", rows)[:, None]
+    mean: Rows = np.einsum("nd->n", rows)[:, None]
     mean /= max(rows.shape[1], 1)
     return mean
 
 
 def row_mean_square(rows: Rows) -> Rows:
     """The mean (N, 1) of the squares of each row (N, D)."""
-    mean = np.einsum("nd,nd->n", rows, rows)[:, None]
+    mean: Rows = np.einsum("nd,nd->n", rows, rows)[:, None]
     mean /= max(rows.shape[1], 1)
     return mean
 

@@ -77,7 +77,7 @@ EVALUATION: dict[str, tuple[str, Any, str, str]] = {
     "full": ("false", False, "x", "expected true or false, got 'x'"),
 }
 TABLE: dict[str, tuple[str, Any, str, str]] = {
-    "rule": ("adagrad_row", "adagrad_row", "adm", "expected one of adagrad, adagrad_row, adam, sgd, sum, got 'adm'"),
+    "rule": ("adagrad_row", "adagrad_row", "adm", "expected one of adagrad, adagrad_row, adagrad_v2, adam"),
     "update": ("step", "step", "steps", "expected one of step, window, got 'steps'"),
     "placement": ("private", "private", "local", "expected one of private, shared, got 'local'"),
     "learning_rate": ("1e-5", 1e-5, "fast", "expected a number of at least 0, got 'fast'"),
@@ -85,6 +85,16 @@ TABLE: dict[str, tuple[str, Any, str, str]] = {
     "beta2": ("0", 0.0, "-1", "expected a number of at least 0 and below 1, got -1"),
     "epsilon": ("1e-8", 1e-8, "[1]", "expected a number of at least 0, got [1]"),
     "initial_g2sum": ("3", 3.0, "-3", "expected a number of at least 0, got -3"),
+    "momentum": ("0.8", 0.8, "1", "expected a number of at least 0 and below 1, got 1"),
+    "nesterov": ("true", True, "often", "expected true or false, got 'often'"),
+    "ada_decay_rate": ("0.99", 0.99, "1", "expected a number of at least 0 and below 1, got 1"),
+    "mom_decay_rate": ("0.99", 0.99, "1", "expected a number of at least 0 and below 1, got 1"),
+    "initial_v": ("1", 1.0, "-1", "expected a number of at least 0, got -1"),
+    "beta": ("1", 1.0, "-1", "expected a number of at least 0, got -1"),
+    "l1": ("1", 1.0, "-1", "expected a number of at least 0, got -1"),
+    "l2": ("1", 1.0, "-1", "expected a number of at least 0, got -1"),
+    "weight_bounds": ("[-5, 5.5]", (-5.0, 5.5), "[1]", "expected a list of 2: a number, a number, got [1]"),
+    "initial_range": ("1e-4", 1e-4, "-1", "expected a number of at least 0, got -1"),
     "initializer": ("{kind: uniform, scale: 1e-4}", Initializer(kind="uniform", scale=1e-4), "normal", "expected keys"),
     "dtype": ("float64", "float64", "float16", "expected one of float32, float64, got 'float16'"),
 }

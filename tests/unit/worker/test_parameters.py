@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from flps.config.types import Config
+from flps.config.types import Config, RuleName, TableParameters
 from flps.errors import ConfigError
 from flps.models.ncf.hyper import NcfHyperParameters
 from flps.nn import Embedding
-from flps.table import Adam, Sgd
-from flps.table.rules import Adagrad, AdagradRow
+from flps.table import Adam, Initializer, Sgd
+from flps.table.rules import RULES, Adagrad, AdagradV2, make_rule
 from flps.worker.parameters import SparseParameter, place, rule_of
 
 
@@ -110,7 +110,10 @@ def test_a_private_thing_that_is_not_there_is_refused(runner: dict[str, Any], sa
         ({"items": {"rule": "sgd", "beta1": 0.5}}, "items.beta1 has no effect: the rule sgd knows learning_rate"),
         ({"items": {"initial_g2sum": 0.5}}, "items.initial_g2sum has no effect: the rule adam knows"),
         ({"items": {"rule": "sum"}}, "table_parameters.items: the rule sum adds .* raw gradients"),
-        ({"dense": {"rule": "adagrad_row"}}, "adagrad_row changes whole rows, and dense has none"),
+        ({"items": {"rule": "std_adagrad", "initial_g2sum": 0}}, "table_parameters.items: initial_g2sum 0: .*above 0"),
+        ({"items": {"rule": "sgd", "weight_bounds": [1, 0]}}, r"items: weight_bounds \[1, 0\]: the first"),
+        ({"items": {"initial_range": 1, "initializer": {}}}, "table_parameters.items: initial_range is short"),
+        ({"dense": {"initial_range": 1}}, "table_parameters.dense.initial_range has no effect"),
     ],
 )
 def test_a_setting_without_effect_is_refused(tables: dict[str, Any], says: str) -> None:
@@ -135,9 +138,13 @@ def test_private_dense_parameters_are_not_placed_by_the_table() -> None:
         ({"class": "adm"}, "optimizer.class: expected one of sgd, .*, got 'adm'"),
         ({"class": ["adam"]}, "optimizer.class: expected one of"),
         ({"class": "sum"}, "optimizer.class: the rule sum adds"),
-        ({"class": "adam", "learning_rat": 1}, "no key 'learning_rat', .*did you mean 'learning_rate'"),
-        ({"learning_rate": "fast"}, "optimizer.learning_rate: expected a number, got 'fast'"),
-        ({"learning_rate": True}, "optimizer.learning_rate: expected a number, got True"),
+        ({"class": "summary"}, "optimizer.class: the rule summary adds"),
+        ({"class": "adam", "learning_rat": 1}, "optimizer.learning_rat: .* no such key, .*mean 'learning_rate'"),
+        ({"learning_rate": "fast"}, "optimizer.learning_rate: expected a number of at least 0, got 'fast'"),
+        ({"learning_rate": True}, "optimizer.learning_rate: expected a number of at least 0, got True"),
+        ({"class": "momentum", "nesterov": 3}, "optimizer.nesterov: expected true or false, got 3"),
+        ({"class": "sgd", "weight_bounds": [1]}, r"weight_bounds: expected a list of 2: a number, a number, got \[1\]"),
+        ({"class": "ftrl", "learning_rate": 0}, "optimizer.class: ftrl wants a learning_rate above 0"),
     ],
 )
 def test_an_optimizer_that_is_none_is_refused(optimizer: Any, says: str) -> None:
@@ -145,11 +152,37 @@ def test_an_optimizer_that_is_none_is_refused(optimizer: Any, says: str) -> None
         rule_of(config_of(hyper_parameters={"optimizer": optimizer}), "items")
 
 
-@pytest.mark.parametrize("name", ["sgd", "adagrad", "adam"])
-def test_defaults_of_other_rules_are_left_aside(name: str) -> None:
+@pytest.mark.parametrize("name", get_args(RuleName))
+def test_what_the_yaml_leaves_out_is_the_rules_own_default(name: str) -> None:
     hyper_parameters = msgspec.to_builtins(msgspec.convert({"optimizer": {"class": name}}, NcfHyperParameters))
-    rule = rule_of(config_of(hyper_parameters=hyper_parameters), "items")
-    assert (rule.name, rule.learning_rate) == (name, 0.001)  # type: ignore[union-attr]
+    assert rule_of(config_of(hyper_parameters=hyper_parameters), "items") == make_rule(name)
+    assert rule_of(config_of({"items": {"rule": name}}, hyper_parameters), "items") == make_rule(name)
+
+
+def test_the_rules_of_the_yaml_are_those_that_there_are() -> None:
+    assert set(get_args(RuleName)) == RULES.keys() - {"sum", "summary"}
+    settings = {key for name in get_args(RuleName) for key in RULES[name].__struct_fields__}
+    assert settings < set(TableParameters.__struct_fields__)
+
+
+def test_betas_of_the_user_are_used() -> None:
+    """The original puts 0.9 and 0.999 in their place."""
+    betas = {"beta1": 0.5, "beta2": 0.6, "epsilon": 1e-3}
+    assert rule_of(config_of({"items": betas}), "items") == Adam(0.001, 0.5, 0.6, 1e-3)
+    assert rule_of(config_of(hyper_parameters={"optimizer": betas}), "items") == Adam(0.001, 0.5, 0.6, 1e-3)
+
+
+def test_how_rows_begin() -> None:
+    """As the config says, else as the model says, else as in the original under its own rules."""
+    model = Model()
+    model.items = Embedding("items", 2, rows=9, init=Initializer("normal", 0.3))
+    said = {"rule": "std_adagrad"}
+    users, items = (p.parameter.spec.init for p in place(model, config_of({"users": said, "items": said}))[:2])
+    assert (users, items) == (Initializer("uniform", 1e-4), Initializer("normal", 0.3))
+    assert place(Model(), config_of())[0].parameter.spec.init == Initializer()
+    said = {"initial_range": 0.5}
+    users, items = (p.parameter.spec.init for p in place(model, config_of({"users": said, "items": said}))[:2])
+    assert users == items == Initializer("uniform", 0.5)
 
 
 def test_a_rule_takes_its_own_settings_then_those_of_the_optimizer() -> None:
@@ -157,7 +190,7 @@ def test_a_rule_takes_its_own_settings_then_those_of_the_optimizer() -> None:
     tables = {"a": {"epsilon": 1e-5}, "b": {"rule": "adagrad_row"}, "c": {"rule": "adagrad", "learning_rate": 3}}
     config = config_of(tables, {"optimizer": optimizer})
     assert rule_of(config, "a") == Adagrad(0.2, 0.1, 1e-5)
-    assert rule_of(config, "b") == AdagradRow(0.2)  # another rule: the step size alone means the same
+    assert rule_of(config, "b") == AdagradV2(0.2)  # another rule: the step size alone means the same
     assert rule_of(config, "c") == Adagrad(3.0, 0.1, 1e-3)
     assert rule_of(config_of({"a": {"rule": "adam"}}, {"optimizer": {"beta1": 0.5}}), "a") == Adam(beta1=0.5)
 
