@@ -6,9 +6,19 @@ they say who left that barrier together: the first message of a new epoch tells 
 
 from __future__ import annotations
 
+import msgspec
+
 from flps.errors import Refused
 from flps.message import Update
 from flps.transport.listener import Ticket
+
+
+class CohortState(msgspec.Struct, frozen=True):
+    """Where a cohort is between two steps."""
+
+    epoch: int
+    step: int
+    expected: tuple[int, ...]  # ranks
 
 
 class Cohort:
@@ -20,6 +30,14 @@ class Cohort:
         self._epoch = -1
         self._step = 0
         self._arrived: dict[int, tuple[Ticket, Update]] = {}
+
+    def state(self) -> CohortState:
+        """Where it is, for a checkpoint: nobody's step is waiting for the others'."""
+        return CohortState(self._epoch, self._step, tuple(sorted(self._expected)))
+
+    def take_up(self, state: CohortState) -> None:
+        """Go on from there."""
+        self._epoch, self._step, self._expected = state.epoch, state.step, set(state.expected) & self._alive
 
     def offer(self, ticket: Ticket, update: Update) -> None:
         """A worker's step arrived. Raises Refused when it is not the step that the cohort is at."""

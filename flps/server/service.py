@@ -6,26 +6,46 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
+from flps.checkpoint.run import OwnParts
 from flps.config.types import Config
 from flps.errors import Refused
 from flps.membership import Loss, Member
-from flps.message import Body, Declare, Declared, Detach, Done, Look, Rows, Save, Saved, Start, Update, Window
-from flps.server.cohort import Cohort
+from flps.message import Body, Cut, Declare, Declared, Detach, Done, Look, Rows, Save, Saved, Start, Update, Window
+from flps.server.cohort import Cohort, CohortState
 from flps.server.store import Store
-from flps.server.windows import Windows
+from flps.server.windows import Windows, WindowsState
 from flps.transport.listener import Answers, Request, Ticket
 
 log = logging.getLogger(__name__)
+
+
+class ServerState(msgspec.Struct, frozen=True):
+    """What a server remembers beside its tables; all servers of a run remember the same."""
+
+    cohort: CohortState
+    windows: WindowsState
 
 
 class TableService:
     """Answers pulls and pushes; ends when every worker has left or is lost."""
 
     def __init__(
-        self, store: Store, config: Config, workers: int, models: Path, lost: Callable[[], frozenset[Member]]
+        self,
+        store: Store,
+        config: Config,
+        workers: int,
+        models: Path,
+        lost: Callable[[], frozenset[Member]],
+        parts: OwnParts | None = None,
     ) -> None:
-        """`models`: folder of the saved models; `lost()` names the members that the coordinator holds for lost."""
+        """`models`: folder of the saved models; `lost()` names the members that the coordinator holds for lost;
+        `parts`: of checkpoints, this server's.
+        """
         self._store = store
+        self._parts = parts
+        self._last_cut = ""
         self._models = models
         self._lost = lost
         self._present = set(range(workers))
@@ -35,11 +55,20 @@ class TableService:
         self._windows = Windows(store, workers, config.runner.geo_weights)
         self.finished = False
 
+    def state(self) -> ServerState:
+        """What must be kept beside the tables, so that a server goes on as this one would."""
+        return ServerState(self._cohort.state(), self._windows.state())
+
+    def take_up(self, state: ServerState) -> None:
+        """Go on from there; the store has its tables already."""
+        self._cohort.take_up(state.cohort)
+        self._windows.take_up(state.windows)
+
     def handles(self, body: Body) -> bool:
-        return isinstance(body, Declare | Start | Look | Update | Window | Save | Detach)
+        return isinstance(body, Declare | Start | Look | Update | Window | Save | Cut | Detach)
 
     def records(self, request: Request) -> bool:
-        return not isinstance(request.body, Look | Save)
+        return not isinstance(request.body, Look | Save | Cut)
 
     def handle(self, request: Request, now: float) -> Answers:
         ticket, body = request.ticket, request.body
@@ -60,6 +89,9 @@ class TableService:
                 return self._update(ticket, body)
             case Window():
                 return [(ticket, self._windows.take(ticket.member.rank, body))]
+            case Cut():
+                self._cut(body)
+                return [(ticket, Done())]
             case Save():
                 return [(ticket, Saved(self._store.save(self._models / str(body.epoch))))]
             case _:
@@ -88,6 +120,14 @@ class TableService:
         self._cohort.rest(rank)
         self._windows.rest(rank)
         return self._complete()
+
+    def _cut(self, cut: Cut) -> None:
+        """Every worker stands still: what is here now is this server's part of the checkpoint."""
+        if self._parts is None or cut.checkpoint == self._last_cut:
+            return
+        self._last_cut = cut.checkpoint
+        specs = [table.spec for table in self._store.tables]
+        self._parts.write(cut, specs, self.state(), self._store.snapshot)
 
     def _update(self, ticket: Ticket, update: Update) -> Answers:
         if update.pushes and not update.samples:

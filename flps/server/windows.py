@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from flps.message import Changes, Push, Window
@@ -15,6 +16,13 @@ from flps.server.store import Store
 from flps.table import ChangeLog, SparseTable
 
 _UNTIL_ITS_NEXT = 2**53  # later than every epoch
+
+
+class WindowsState(msgspec.Struct, frozen=True):
+    """What the clients' next windows weigh by."""
+
+    samples: dict[int, int]
+    resting: dict[int, int]
 
 
 class Windows:
@@ -27,6 +35,14 @@ class Windows:
         self._samples: dict[int, int] = {}  # of each client's last window
         self._resting: dict[int, int] = {}  # client -> the epoch whose last window it has sent
         self._logs: dict[int, ChangeLog] = {}
+
+    def state(self) -> WindowsState:
+        """Everything but the change logs: who goes on from here takes every row once."""
+        return WindowsState(dict(self._samples), dict(self._resting))
+
+    def take_up(self, state: WindowsState) -> None:
+        """Go on from there."""
+        self._samples, self._resting = dict(state.samples), dict(state.resting)
 
     def drop(self, rank: int) -> None:
         """A client is gone."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -19,8 +19,10 @@ from flps.errors import ConfigError, ProtocolError, Refused
 from flps.ledger import Ledger
 from flps.membership import Loss, Member
 from flps.message import REASON_MAX, VERSION, Body, Envelope, Refusal, decode, encode
+from flps.transport.border import Border
+from flps.transport.calm import Calm
 from flps.transport.journal import Journal
-from flps.transport.sockets import Carrier
+from flps.transport.sockets import Carrier, receive_parts
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.1
@@ -83,6 +85,8 @@ class Listener:
         self.rejected = 0
         self._carrier = carrier
         self._socket, self._gate = carrier.listen(endpoint)
+        self._border = Border(carrier.job, carrier.member, self._gate)
+        self._calm = Calm(log)
         self.journal = journal
         self.ledger: Ledger[list[Any]] = Ledger()
         self._addresses: dict[Member, dict[Ticket, Any]] = {}
@@ -104,20 +108,39 @@ class Listener:
         """The next request that has not been seen before, or None when none came in time."""
         if not self._socket.poll(int(timeout_s * 1000)):
             return None
-        address, *frames = self._socket.recv_multipart(copy=False)
-        self.bytes_in += sum(len(frame) for frame in frames)
+        (address, *frames), parts = receive_parts(self._socket, self._carrier.limits.frames + 2)
+        return self.take(address, frames, parts - 1)
+
+    def take(self, address: Any, frames: Sequence[Any], count: int) -> Request | None:
+        """A message that has come from `address`: the request in it, when it is one to carry out.
+
+        `frames`: as zmq gives them; `count`: how many there were, of which those over the limit are not here.
+        """
+        sizes = [len(frame) for frame in frames]
+        self.bytes_in += sum(sizes)
+        if self._gate is not None and frames:
+            self._gate.received(frames[0], sizes)
         ticket = None
         buffers = [frame.buffer for frame in frames]
         try:
+            if count > len(frames):
+                raise ProtocolError(f"a message has at most {self._carrier.limits.frames} frames, got {count}")
             envelope = decode(buffers, self._carrier.limits)
-            ticket = Ticket(self._sender(envelope, frames[0]), envelope.incarnation, envelope.sequence)
+            member = self._border.sender(envelope, frames[0])
+            ticket = Ticket(member, envelope.incarnation, envelope.sequence)
+            self._border.check_rank(member)
             return self._admit(address, ticket, envelope, buffers)
         except ProtocolError as error:
             self.rejected += 1
-            log.warning("refused a message of %s: %s", ticket.member if ticket else "a stranger", error)
+            self._calm.warn("refused a message of %s: %s", ticket.member if ticket else "a stranger", error)
             if ticket is not None:
                 self._transmit(address, self._encode(ticket, _refusal(error)))
             return None
+
+    @property
+    def refused_keys(self) -> int:
+        """How often a key was refused: at the door, or in a message that it may not speak."""
+        return self._gate.refused_keys if self._gate is not None else 0
 
     def answer(self, ticket: Ticket, body: Body) -> None:
         """Answer a request and keep the answer for repeats."""
@@ -127,6 +150,12 @@ class Listener:
         address = self._addresses.get(ticket.member, {}).pop(ticket, None)
         if address is not None:
             self._transmit(address, frames)
+
+    def refuse(self, ticket: Ticket, error: Exception) -> None:
+        """Answer a request with the reason why it is not carried out, and count it."""
+        self.rejected += 1
+        self._calm.warn("refused a request of %s: %s", ticket.member, error)
+        self.answer(ticket, _refusal(error))
 
     def record(self, kind: int, frames: Sequence[Any]) -> None:
         """Write something down before it is carried out. Raises ResourceError when the disk is full."""
@@ -156,18 +185,9 @@ class Listener:
         if self._gate is not None:
             self._gate.close()
 
-    def _sender(self, envelope: Envelope, frame: Any) -> Member:
-        if envelope.run != self._carrier.run:
-            raise ProtocolError(f"a message of run {envelope.run} came to run {self._carrier.run}")
-        role, _, rank = envelope.sender.partition(":")
-        if not rank.isdecimal() or len(rank) > 6:
-            raise ProtocolError(f"{envelope.sender[:40]!r} does not name a member, expected role:rank")
-        if self._gate is not None and self._gate.role(frame.get("User-Id")) != role:
-            raise ProtocolError(f"{envelope.sender[:40]!r} came with the key of another role")
-        return Member(role, int(rank))
-
     def _admit(self, address: Any, ticket: Ticket, envelope: Envelope, frames: Sequence[Any]) -> Request | None:
         if ticket.sequence == 0:
+            self._border.check_kind(ticket.member, 0, envelope.body)
             self._addresses.setdefault(ticket.member, {})[ticket] = address
             return Request(ticket, envelope.body, frames)
         verdict = self.ledger.admit(str(ticket.member), ticket.incarnation, ticket.sequence, envelope.settled)
@@ -181,7 +201,14 @@ class Listener:
             if old.incarnation < ticket.incarnation or 0 < old.sequence <= envelope.settled:
                 del known[old]
         known[ticket] = address  # a repeat may come over a new connection
-        return Request(ticket, envelope.body, frames) if verdict == "new" else None
+        if verdict != "new":
+            return None
+        try:
+            self._border.check_kind(ticket.member, ticket.sequence, envelope.body)
+        except ProtocolError as error:  # numbered: the refusal is kept as its answer
+            self.refuse(ticket, error)
+            return None
+        return Request(ticket, envelope.body, frames)
 
     def _encode(self, ticket: Ticket, body: Body) -> list[Any]:
         carrier = self._carrier
@@ -195,14 +222,21 @@ class Listener:
         self._outbox.append((address, frames))
 
 
-def serve(listener: Listener, services: Sequence[Service], give_up: Any) -> None:
-    """Receive, answer, let time pass, until every service has finished. `give_up()` raises to end it early."""
+def serve(
+    listener: Listener, services: Sequence[Service], give_up: Any, work: Callable[[], bool] = lambda: False
+) -> None:
+    """Receive, answer, let time pass, until every service has finished. `give_up()` raises to end it early.
+
+    `work()` does a little of what can wait, between requests; it returns whether there is more to do at once.
+    """
     next_tick = 0.0
+    is_busy = False
     while not all(service.finished for service in services):
-        for request in listener.arrivals(_TICK_S):
+        for request in listener.arrivals(0.0 if is_busy else _TICK_S):
             listener.saw(request)
             carry_out(listener, services, request, time.monotonic())
         listener.flush()
+        is_busy = work()
         now = time.monotonic()
         if now >= next_tick:
             next_tick = now + _TICK_S
@@ -220,9 +254,7 @@ def carry_out(listener: Listener, services: Sequence[Service], request: Request,
             try:
                 answer_all(listener, service.handle(request, now))
             except (Refused, ProtocolError) as error:
-                listener.rejected += 1
-                log.warning("refused a request of %s: %s", request.ticket.member, error)
-                listener.answer(request.ticket, _refusal(error))
+                listener.refuse(request.ticket, error)
             return
     listener.answer(request.ticket, Refusal(f"{type(request.body).__name__} is not for this role"))
 
