@@ -191,6 +191,10 @@ class Arrive(msgspec.Struct, frozen=True, tag="arrive"):
     report: Report
 
 
+JOIN = "begin"  # the barrier at which a worker in a later life waits for an epoch, of which it does not know the number
+OVER = "over"  # what it is told to have opened when there is nothing left to join
+
+
 class Release(msgspec.Struct, frozen=True, tag="release"):
     """Everybody who is alive has arrived; the sum of their reports."""
 

@@ -85,6 +85,7 @@ class Servers:
         self._specs: list[TableSpec] = []
         self._cursors: list[dict[int, int]] = [{} for _ in connections]
         self.rejected_pushes = 0
+        self.cohort: tuple[int, ...] = ()  # ranks of the workers that began this epoch together
         self._refused: Refused | None = None  # in the step or window that is being answered
         self._refused_in_a_row = 0
 
@@ -124,12 +125,11 @@ class Servers:
         """Send gradients of one step, and ask for the rows wanted next."""
         pushed = [self._places(push.table, push.keys) for push in pushes]
         places = [self._places(pull.table, pull.keys) for pull in pulls]
-        bodies = [
-            Update(
-                epoch, step, samples, final, self._pushes_of(rank, pushes, pushed), self._pulls_of(rank, pulls, places)
-            )
-            for rank in range(len(self._connections))
-        ]
+        cohort = () if step else self.cohort
+        bodies = []
+        for rank in range(len(self._connections)):
+            own, wanted = self._pushes_of(rank, pushes, pushed), self._pulls_of(rank, pulls, places)
+            bodies.append(Update(epoch, step, samples, final, own, wanted, cohort))
         numbers = [connection.send(body) for connection, body in zip(self._connections, bodies, strict=True)]
         return Pending(numbers, bodies, pulls, places)
 

@@ -159,7 +159,9 @@ def _watch(arguments: Arguments, plan: Plan, notes: Sequence[str], target: str |
     is_live = console.is_terminal and not arguments.in_process
     with LiveShow(console, board) if is_live else PlainShow(console, board) as show:
         crew = _crew(arguments, plan, target)
-        supervisor = Supervisor(plan, crew, show, stop_s=1.0 if arguments.in_process else STOP_S)
+        supervisor = Supervisor(
+            plan, crew, show, stop_s=1.0 if arguments.in_process else STOP_S, max_restarts=arguments.max_restarts or 0
+        )
         verdict = supervisor.run()
     for note in supervisor.watch.notes:
         _say(console, f"note: {note}")

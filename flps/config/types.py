@@ -188,6 +188,17 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = "output_model"
     save_interval: Annotated[int, Meta(ge=0, description="Epochs between two saved models; 0: only at the end.")] = 1
+    durability: Annotated[
+        Literal["off", "log", "log+fsync"],
+        Meta(
+            description="Whether servers and coordinator write down what they are told before they do it, so that "
+            "`--max_restarts` can start them again: `log` outlives a killed role, `log+fsync` a machine that crashes, too."
+        ),
+    ] = "off"
+    journal_bytes_max: Annotated[
+        int,
+        Meta(ge=2**16, description="A journal longer than this is replaced by a snapshot of the state, in bytes."),
+    ] = 2**30
     save_checkpoint_interval: Annotated[
         int,
         Meta(

@@ -20,15 +20,14 @@ from flps.coordinator.checkpoints import Checkpoints, position_of
 from flps.coordinator.summary import Layout, add_up, evaluated, layout_of, trained
 from flps.errors import Refused
 from flps.membership import Barrier, Loss, Member, Membership
-from flps.message import Arrive, Beat, Body, Done, Hello, Leave, Pulse, Release, Report
+from flps.message import JOIN, OVER, Arrive, Beat, Body, Done, Hello, Leave, Pulse, Release, Report
 from flps.metrics import EventLog
 from flps.transport.listener import Answers, Request, Ticket
 
 log = logging.getLogger(__name__)
 _REPORTED = ("trained", "evaluated")  # barriers whose reports become events
 _WITH_EPOCH = ("begin", *_REPORTED)
-JOIN = "begin"  # where a worker in a later life arrives
-OVER = "over"  # what it is told when there is nothing left to join
+TOLD = ("epoch", "eval", "lost")  # events that follow from what is in the journal
 _Tokens = dict[Member, tuple[Ticket, Report]]
 
 
@@ -255,7 +254,7 @@ class MembershipService:
             self._stop = f"{member} is lost ({reason}); {len(here)} workers are left, at least {needed} are needed"
 
     def _write(self, event: str, **fields: object) -> None:
-        """Tell an event, unless an earlier life has."""
+        """Tell an event of those TOLD, unless an earlier life has."""
         self._told += 1
         if self._told > self._told_before:
             self._events.write(event, **fields)

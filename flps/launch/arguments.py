@@ -47,7 +47,6 @@ HARMLESS = {
     "gloo_port": "there is no gloo; membership lives with the coordinator or server 0",
     "with_gloo": "there is no gloo; membership lives with the coordinator or server 0",
     "log_overwrite": "each run has a log folder of its own",
-    "max_restart": "roles are not started again",
     "nnodes": "the lists say which hosts take part",
 }
 
@@ -94,6 +93,7 @@ class Arguments:
     insecure: bool = False
     in_process: bool = False
     dry_run: bool = False
+    max_restarts: int | None = None
     faults: str = ""
     seed: int | None = None
     pure_bf16: bool = False
@@ -178,6 +178,12 @@ def _training_role(text: str) -> str:
     return names[text.upper()]
 
 
+def _not_negative(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    return int(text)
+
+
 def _word_list(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.replace(";", ",").split(",") if word.strip())
 
@@ -249,6 +255,11 @@ def _add_role_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_way_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--max_restarts", "--max_restart", type=_not_negative, metavar="N",
+        help="start a role that dies again, each up to N times (default: 0); servers and coordinator need "
+        "runner.durability",
+    )  # fmt: skip
     group.add_argument("--dry_run", action="store_true", help="print the plan and start nothing")
     group.add_argument("--in_process", action="store_true", help="all roles as threads of this process")
     group.add_argument("--insecure", action="store_true", help="plain TCP: no encryption, no authentication")

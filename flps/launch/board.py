@@ -103,6 +103,8 @@ def _update(row: Row, event: Event) -> None:
     kind = event.get("event")
     if kind == "ready":
         row.state = "ready"
+    elif kind == "restarted":
+        row.state = "restarted"
     elif kind == "end":
         row.state = str(event.get("result") or "ended")
     elif kind == "exited":

@@ -34,30 +34,33 @@ HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 log = logging.getLogger("flps.launch")
 
-RoleTarget = Callable[[Job, str, int], None]
+RoleTarget = Callable[[Job, str, int, int], None]  # job, role, rank, incarnation
 
 
 class Stopped(BaseException):
     """The launcher asked this role to stop; no Exception, so that no `except Exception` on the way keeps it."""
 
 
-def become(target: str, job_json: bytes, role: str, rank: int, private_dir: str) -> None:
-    """Main function of a child process: run the role and leave with the exit code that tells how it went."""
+def become(target: str, job_json: bytes, role: str, rank: int, private_dir: str, incarnation: int) -> None:
+    """Main function of a child process: run the role and leave with the exit code that tells how it went.
+
+    incarnation: 1 for the first process of that role, one more each time that it is started again.
+    """
     os.setpgid(0, 0)
     _redirect(Path(msgspec.json.decode(job_json)["run_dir"]) / log_name(role, rank))
     _set_signals()
     threading.Thread(target=_die_with_parent, args=(private_dir,), name="parent-watch", daemon=True).start()
     _start_logging(f"{role}.{rank}", sys.stderr)
-    code = outcome(lambda: _obeying_signals(target, job_json, role, rank))
+    code = outcome(lambda: _obeying_signals(target, job_json, role, rank, incarnation))
     _leave_soon(code)
     sys.exit(code)
 
 
-def _obeying_signals(target: str, job_json: bytes, role: str, rank: int) -> None:
+def _obeying_signals(target: str, job_json: bytes, role: str, rank: int, incarnation: int) -> None:
     """The launcher held signals back until here; they are held back again when the role has ended."""
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
-        resolve(target)(msgspec.json.decode(job_json, type=Job), role, rank)
+        resolve(target)(msgspec.json.decode(job_json, type=Job), role, rank, incarnation)
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from flps.config.job import Job
-from flps.coordinator.service import MembershipService
+from flps.coordinator.service import TOLD, MembershipService
 from flps.data.shards import shards_of
-from flps.errors import ConfigError
+from flps.errors import ConfigError, ResourceError
 from flps.membership import Member
-from flps.metrics import EventLog
+from flps.metrics import EventLog, EventReader
 from flps.scripts import load_script
 from flps.server.service import TableService
 from flps.server.store import Store
 from flps.transport.beat import Heartbeat
+from flps.transport.journal import Journal
 from flps.transport.listener import Listener, Service, serve
+from flps.transport.recovery import recover
 from flps.transport.sockets import Carrier
 from flps.worker.client import FLClient
 from flps.worker.session import Session
@@ -28,39 +30,51 @@ log = logging.getLogger(__name__)
 GAUGE_EVERY_S = 1.0
 
 
-def run_role(job: Job, role: str, rank: int) -> None:
-    """Play a role until the job is over. Raises FlpsError when it does not end in good order."""
+def run_role(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
+    """Play a role until the job is over. Raises FlpsError when it does not end in good order.
+
+    incarnation: 1 for the first life of that role; in a later one it takes up where the earlier one ended.
+    """
     if job.security == "plain":
         log.warning("--insecure: what this role sends and receives is neither encrypted nor authenticated")
     if role == "worker":
-        run_worker(job, rank)
+        run_worker(job, rank, incarnation)
     elif role == "server":
-        run_server(job, rank)
+        run_server(job, rank, incarnation)
     else:
-        run_coordinator(job)
+        run_coordinator(job, incarnation)
 
 
-def run_coordinator(job: Job) -> None:
+def run_coordinator(job: Job, incarnation: int = 1) -> None:
     """Host membership, barriers and metrics."""
     with ExitStack() as stack:
-        events, _, listener = _answering(stack, job, Member("coordinator", 0), job.coordinator)
+        member = Member("coordinator", 0)
+        events, carrier, listener = _answering(stack, job, member, job.coordinator, incarnation)
+        membership = _membership(job, events, member)
+        _take_up(carrier, listener, [membership])
+        membership.renew(time.monotonic())
         events.write("ready")
-        serve(listener, [_membership(job, events)], Gauge(listener, events))
+        serve(listener, [membership], Gauge(listener, events))
 
 
-def run_server(job: Job, rank: int) -> None:
+def run_server(job: Job, rank: int, incarnation: int = 1) -> None:
     """Host a share of the tables; server 0 hosts membership too when there is no coordinator."""
     with ExitStack() as stack:
-        events, carrier, listener = _answering(stack, job, Member("server", rank), job.servers[rank])
+        member = Member("server", rank)
+        events, carrier, listener = _answering(stack, job, member, job.servers[rank], incarnation)
         heartbeat = Heartbeat(carrier, job.coordinator, Member("coordinator" if job.coordinators else "server", 0))
         stack.callback(heartbeat.stop)
         warm_from = job.config.runner.warmup_model_path
         folder = Path(job.config_dir) / warm_from if warm_from else None
         store = Store(rank, len(job.servers), job.config.network.keys_max, folder)
         services: list[Service] = [TableService(store, job.config, job.workers, job.models, lambda: heartbeat.lost)]
-        if rank == 0 and not job.coordinators:
-            services.append(_membership(job, events))
-        heartbeat.start()
+        membership = _membership(job, events, member) if rank == 0 and not job.coordinators else None
+        if membership is not None:
+            services.append(membership)
+        heartbeat.start()  # taking up a long journal must not be taken for death
+        _take_up(carrier, listener, services)
+        if membership is not None:
+            membership.renew(time.monotonic())
         events.write("ready")
         gauge = Gauge(listener, events, heartbeat.check)
         serve(listener, services, gauge)
@@ -95,21 +109,40 @@ class Gauge:
         )
 
 
-def _answering(stack: ExitStack, job: Job, member: Member, endpoint: str) -> tuple[EventLog, Carrier, Listener]:
+def _answering(
+    stack: ExitStack, job: Job, member: Member, endpoint: str, incarnation: int
+) -> tuple[EventLog, Carrier, Listener]:
     """What a role that answers needs; all of it is let go when the stack unwinds."""
     events = EventLog(str(Path(job.run_dir) / "metrics.jsonl"), member.role, member.rank)
     stack.callback(events.close)
-    carrier = Carrier(job, member)
+    carrier = Carrier(job, member, incarnation)
     stack.callback(carrier.shut_down)
-    listener = Listener(carrier, endpoint)
+    listener = Listener(carrier, endpoint, _journal(job, member, incarnation))
     stack.callback(listener.close)
     return events, carrier, listener
 
 
-def run_worker(job: Job, rank: int) -> None:
+def _journal(job: Job, member: Member, incarnation: int) -> Journal | None:
+    """What this role was told, when the job keeps it. Raises ResourceError for one that is not of this run's role."""
+    durability = job.config.runner.durability
+    if durability == "off":
+        return None
+    folder = Path(job.run_dir) / "journal" / f"{member.role}-{member.rank}"
+    if incarnation == 1 and folder.exists():
+        raise ResourceError(f"{folder} is there already: each run has a folder of its own")
+    return Journal(folder, durability)
+
+
+def _take_up(carrier: Carrier, listener: Listener, services: Sequence[Service]) -> None:
+    """In a later life: be what the journal says."""
+    if listener.journal is not None and carrier.incarnation > 1:
+        recover(listener, services, carrier.limits)
+
+
+def run_worker(job: Job, rank: int, incarnation: int = 1) -> None:
     """Train one client's part."""
     client_type = _client_type(job.trainer) if job.trainer else FLClient
-    session = Session(job, rank)
+    session = Session(job, rank, incarnation)
     try:
         session.open()
         client = client_type()
@@ -123,8 +156,10 @@ def run_worker(job: Job, rank: int) -> None:
         session.close()
 
 
-def _membership(job: Job, events: EventLog) -> MembershipService:
-    return MembershipService(job.workers, len(job.servers), job.config.network, events, time.monotonic())
+def _membership(job: Job, events: EventLog, host: Member) -> MembershipService:
+    told = [event for event in EventReader(str(Path(job.run_dir) / "metrics.jsonl")).poll() if event["event"] in TOLD]
+    before = sum((event["role"], event["rank"]) == host for event in told)
+    return MembershipService(job.workers, len(job.servers), job.config.network, events, time.monotonic(), before)
 
 
 def _files(job: Job, folder: str, rank: int) -> list[Path]:

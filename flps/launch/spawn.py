@@ -80,9 +80,9 @@ class Processes:
         self._context = multiprocessing.get_context("forkserver")
         self._children: dict[Role, ForkServerProcess] = {}
 
-    def start(self, role: Role) -> int:
-        """Start one role; its pid. Raises FlpsError when the parent of the roles cannot fork it."""
-        arguments = (self._target, self._job_json, role.role, role.rank, self._private_dir)
+    def start(self, role: Role, incarnation: int = 1) -> int:
+        """Start one role, for the how-manieth time; its pid. Raises FlpsError when the parent of the roles cannot fork it."""
+        arguments = (self._target, self._job_json, role.role, role.rank, self._private_dir, incarnation)
         child = self._context.Process(target=become, args=arguments, name=role.name)
         try:
             child.start()

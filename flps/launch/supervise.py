@@ -16,8 +16,8 @@ from flps.errors import FlpsError
 from flps.launch.logs import log_name, write_roles
 from flps.launch.plan import Plan, Role
 from flps.launch.signals import signal_bell
-from flps.launch.watch import Verdict, Watch
-from flps.metrics import EventReader
+from flps.launch.watch import Restart, Verdict, Watch
+from flps.metrics import EventLog, EventReader
 
 POLL_S = 0.25  # between two looks at metrics.jsonl
 GRACE_S = 15.0  # servers and coordinator may take this long to end after the last worker
@@ -29,8 +29,8 @@ Event = Mapping[str, Any]
 class Crew(Protocol):
     """Roles that have been started, as processes or as threads."""
 
-    def start(self, role: Role) -> int:
-        """Start one role; its pid. Raises FlpsError when that is not possible."""
+    def start(self, role: Role, incarnation: int = 1) -> int:
+        """Start one role, for the how-manieth time; its pid. Raises FlpsError when that is not possible."""
 
     def ended(self, timeout_s: float, *others: int) -> dict[Role, int]:
         """Wait up to `timeout_s` for an end or for a descriptor of `others`; the roles that ended, with exit codes."""
@@ -60,8 +60,9 @@ class Supervisor:
         grace_s: float = GRACE_S,
         stop_s: float = STOP_S,
         clock: Callable[[], float] = time.monotonic,
+        max_restarts: int = 0,
     ) -> None:
-        """show: gets every event of the run, for the terminal, and `{"event": "tick"}` now and then."""
+        """max_restarts: how often each role may be started again. show: gets every event of the run, for the terminal, and `{"event": "tick"}` now and then."""
         self._plan, self._crew, self._show = plan, crew, show
         self._stop_s, self._clock = stop_s, clock
         self._events = EventReader(str(Path(plan.job.run_dir) / "metrics.jsonl"))
@@ -73,7 +74,11 @@ class Supervisor:
             min_workers=network.min_workers,
             start_deadline=clock() + network.start_timeout_s,
             grace_s=grace_s,
+            max_restarts=max_restarts,
+            start_s=network.start_timeout_s,
+            keeps_state=plan.job.config.runner.durability != "off",
         )
+        self._pids: dict[Role, int] = {}
 
     def run(self) -> Verdict:
         """Start the roles and see them to their end; how it went. Signals stop the run in good order."""
@@ -90,14 +95,27 @@ class Supervisor:
         return self.watch.result()
 
     def _start(self) -> None:
-        rows = []
         for role in self._plan.local:
-            pid = self._crew.start(role)
+            self._pids[role] = self._crew.start(role)
+        self._write_roles()
+
+    def _write_roles(self) -> None:
+        rows = []
+        for role, pid in self._pids.items():
             log = str(Path(self._plan.job.run_dir) / log_name(role.role, role.rank))
             endpoint = role.endpoint
             rows.append({"role": role.role, "rank": role.rank, "pid": pid, "host": role.host, "log": log,
                          "endpoint": endpoint})  # fmt: skip
         write_roles(Path(self._plan.job.run_dir), rows)
+
+    def _restart(self, restart: Restart) -> None:
+        """Start a role again; the others hear of it from its first message."""
+        role = restart.role
+        self._pids[role] = self._crew.start(role, restart.incarnation)
+        self._write_roles()
+        events = EventLog(str(Path(self._plan.job.run_dir) / "metrics.jsonl"), role.role, role.rank)
+        events.write("restarted", incarnation=restart.incarnation, reason=restart.reason, left=restart.left)
+        events.close()
 
     def _step(self, bell: int, caught: list[int]) -> None:
         """One turn: wait, tell the watch what happened, do what it wants done."""
@@ -112,6 +130,8 @@ class Supervisor:
         for number in caught:
             self.watch.interrupted(number)
         self.watch.tick(now)
+        for restart in self.watch.restarts():
+            self._restart(restart)
         for role in self.watch.overdue(now):
             self._stop([role])
         self._show({"event": "tick"})

@@ -38,18 +38,18 @@ class Threads:
         self._ended: queue.SimpleQueue[tuple[Role, int]] = queue.SimpleQueue()
         self._bell_r, self._bell_w = os.pipe()
 
-    def start(self, role: Role) -> int:
-        """Start one role; the pid, which is this process's own."""
-        thread = threading.Thread(target=self._become, args=(role,), name=role.name, daemon=True)
+    def start(self, role: Role, incarnation: int = 1) -> int:
+        """Start one role, for the how-manieth time; the pid, which is this process's own."""
+        thread = threading.Thread(target=self._become, args=(role, incarnation), name=role.name, daemon=True)
         self._alive[role] = thread
         thread.start()
         return os.getpid()
 
-    def _become(self, role: Role) -> None:
+    def _become(self, role: Role, incarnation: int) -> None:
         handler = _log_file(Path(self._job.run_dir), role)
         logging.getLogger().addHandler(handler)
         try:
-            code = outcome(lambda: self._run(self._job, role.role, role.rank))
+            code = outcome(lambda: self._run(self._job, role.role, role.rank, incarnation))
         finally:
             logging.getLogger().removeHandler(handler)
             handler.close()

@@ -7,6 +7,8 @@ A pure state machine: it is told what happened and what time it is, and answers 
 
 Law 1: no clock, process, file or signal is touched here.
 Law 2: the first verdict stands; what ends while all are being stopped changes nothing.
+Law 3: a role that died is started again while it may be; not one that says what the user must mend, nor one that the
+coordinator has given up, nor one whose state died with it.
 """
 
 from __future__ import annotations
@@ -39,13 +41,24 @@ class Verdict:
     culprit: Role | None = None
 
 
+@dataclass(frozen=True)
+class Restart:
+    """A role that is to be started again: as which of its lives, why, and how often more it may be."""
+
+    role: Role
+    incarnation: int
+    reason: str
+    left: int
+
+
 @dataclass
 class Watch:
     """The state of a run as the launcher sees it.
 
     local: roles started here. workers: how many the whole job has. min_workers: with fewer alive all is stopped.
     start_deadline: every local role must be ready by then. grace_s: how long servers and coordinator may take to end
-    after the last worker, and a worker that the coordinator has given up.
+    after the last worker, and a worker that the coordinator has given up. max_restarts: how often each role may be
+    started again, and has start_s to be ready; servers and coordinator only when a journal keeps their state.
     """
 
     local: Sequence[Role]
@@ -53,12 +66,18 @@ class Watch:
     min_workers: int
     start_deadline: float
     grace_s: float
+    max_restarts: int = 0
+    start_s: float = 60.0
+    keeps_state: bool = False
     alive: set[Role] = field(init=False)
     not_ready: set[Role] = field(init=False)
     losses: dict[str, str] = field(init=False, default_factory=dict)  # worker's name -> why
     loss_logs: list[Role] = field(init=False, default_factory=list)  # lost roles whose log is here
     verdict: Verdict | None = field(init=False, default=None)
     notes: list[str] = field(init=False, default_factory=list)
+    _lives: dict[Role, int] = field(init=False, default_factory=dict)  # of those started again
+    _restarts: list[Restart] = field(init=False, default_factory=list)
+    _start_deadlines: dict[Role, float] = field(init=False, default_factory=dict)
     _ended_well: set[str] = field(init=False, default_factory=set)  # names
     _given_up: set[Role] = field(init=False, default_factory=set)
     _deadlines: dict[Role, float] = field(init=False, default_factory=dict)
@@ -66,6 +85,7 @@ class Watch:
     def __post_init__(self) -> None:
         self.alive = set(self.local)
         self.not_ready = set(self.local)
+        self._start_deadlines = dict.fromkeys(self.local, self.start_deadline)
 
     @property
     def stopping(self) -> bool:
@@ -78,6 +98,9 @@ class Watch:
 
     def ended(self, role: Role, code: int, now: float) -> None:
         """A process ended. code: its exit code, -n for signal n."""
+        if self._may_start_again(role, code):
+            self._start_again(role, code, now)
+            return
         self.alive.discard(role)
         self.not_ready.discard(role)
         self._deadlines.pop(role, None)
@@ -114,8 +137,9 @@ class Watch:
 
     def tick(self, now: float) -> None:
         """Time has passed: roles that did not come up in time end the run."""
-        if self.verdict is None and self.not_ready and now >= self.start_deadline:
-            late = sorted(self.not_ready, key=lambda role: (role.role, role.rank))
+        late = [role for role in self.not_ready if now >= self._start_deadlines[role]]
+        if self.verdict is None and late:
+            late.sort(key=lambda role: (role.role, role.rank))
             names = ", ".join(role.name for role in late)
             self.verdict = Verdict(NeverCameUp.exit_code, f"{names} did not come up in time", late[0])
 
@@ -130,10 +154,13 @@ class Watch:
 
     def next_deadline(self) -> float | None:
         """When `tick` or `overdue` will have something to say at the earliest."""
-        deadlines = list(self._deadlines.values())
-        if self.not_ready:
-            deadlines.append(self.start_deadline)
+        deadlines = [*self._deadlines.values(), *(self._start_deadlines[role] for role in self.not_ready)]
         return min(deadlines, default=None)
+
+    def restarts(self) -> list[Restart]:
+        """Roles that are to be started again; each is named once for each of its deaths."""
+        due, self._restarts = self._restarts, []
+        return due if self.verdict is None else []
 
     def result(self) -> Verdict:
         """How it went, once nothing is alive."""
@@ -155,9 +182,30 @@ class Watch:
             self._ended_well.add(role.name)
         elif code in PASSED_THROUGH or role.role != "worker":
             exit_code = code if code in PASSED_THROUGH else RoleFailed.exit_code
-            self.verdict = Verdict(exit_code, f"{role.name} {how_it_ended(code)}, so the job was stopped", role)
+            self.verdict = Verdict(exit_code, f"{role.name} {self._how(role, code)}, so the job was stopped", role)
         else:
-            self._lose(role.name, how_it_ended(code), role)
+            self._lose(role.name, self._how(role, code), role)
+
+    def _may_start_again(self, role: Role, code: int) -> bool:
+        is_wanted = self.verdict is None and role not in self._given_up and role.name not in self.losses
+        is_over = code == 0 or code in PASSED_THROUGH
+        has_state = role.role == "worker" or self.keeps_state
+        return is_wanted and not is_over and has_state and self._lives.get(role, 1) <= self.max_restarts
+
+    def _start_again(self, role: Role, code: int, now: float) -> None:
+        self._lives[role] = life = self._lives.get(role, 1) + 1
+        self.not_ready.add(role)
+        self._start_deadlines[role] = now + self.start_s
+        self._restarts.append(Restart(role, life, how_it_ended(code), self.max_restarts + 1 - life))
+
+    def _how(self, role: Role, code: int) -> str:
+        """How it ended, and why it is not started again."""
+        how = how_it_ended(code)
+        if not self.max_restarts or code in PASSED_THROUGH:
+            return how
+        if role.role != "worker" and not self.keeps_state:
+            return f"{how}, and with runner.durability off its state died with it"
+        return f"{how} after {self.max_restarts} restarts (--max_restarts)"
 
     def _lose(self, name: str, why: str, here: Role | None) -> None:
         if name in self.losses:

@@ -12,7 +12,7 @@ The hooks are those of Paddle's FL-PS. `set_*` are called before `run`; the step
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,7 @@ class FLClient:
     def run(self) -> None:
         """All epochs, then good-bye."""
         runner = self.config.runner
-        for epoch in range(runner.epochs):
-            self.session.barrier(f"begin {epoch}")
+        for epoch in self._epochs():
             totals = self.handlers["train"](epoch)
             release = self.session.barrier(f"trained {epoch}", self.session.report_of(totals))
             self.session.refresh()
@@ -91,6 +90,15 @@ class FLClient:
             if is_last or (interval and (epoch + 1) % interval == 0):
                 self.handlers["infer"](epoch, is_last)
         self.handlers["finish"]()
+
+    def _epochs(self) -> Iterator[int]:
+        """The epochs as they begin; in a later life from where the others are."""
+        epoch: int | None = 0
+        while epoch is not None and epoch < self.config.runner.epochs:
+            epoch = self.session.begin(epoch)
+            if epoch is not None:
+                yield epoch
+                epoch += 1
 
     def train(self, epoch: int) -> Totals:
         """One epoch of training."""

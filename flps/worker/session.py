@@ -17,7 +17,7 @@ from flps.checkpoint import FORMAT, Manifest, export, read_files, read_manifest,
 from flps.config.job import Job
 from flps.errors import ConfigError, PeerLost
 from flps.membership import Member
-from flps.message import Arrive, Leave, Release, Report
+from flps.message import JOIN, OVER, Arrive, Leave, Release, Report
 from flps.metrics import EventLog
 from flps.models.catalog import resolve
 from flps.nn import PrivateTable
@@ -41,14 +41,15 @@ _EVENT_EVERY_S = 0.5
 class Session:
     """Everything that a worker of a federation can do; `FLClient` says in which order."""
 
-    def __init__(self, job: Job, rank: int) -> None:
+    def __init__(self, job: Job, rank: int, incarnation: int = 1) -> None:
         self.job = job
         self.rank = rank
         self.config = job.config
         self.member = Member("worker", rank)
         self.events = EventLog(str(Path(job.run_dir) / "metrics.jsonl"), "worker", rank)
         self._event_at = 0.0
-        self._carrier = Carrier(job, self.member)
+        self._carrier = Carrier(job, self.member, incarnation)
+        self._is_late = incarnation > 1  # in a later life: the others are somewhere in the middle
         coordinator = Member("coordinator" if job.coordinators else "server", 0)
         self._heartbeat = Heartbeat(self._carrier, job.coordinator, coordinator)
         connections = [
@@ -137,6 +138,22 @@ class Session:
         answer = self._coordinator.ask(Arrive(name, report or Report()), self.config.network.barrier_timeout_s)
         assert isinstance(answer, Release)
         return answer
+
+    def begin(self, epoch: int) -> int | None:
+        """Wait until an epoch begins, and return which: this one, or in a later life the one that the others begin.
+
+        None: they have come to the end of the job.
+        """
+        release = self.barrier(JOIN if self._is_late else f"{JOIN} {epoch}")
+        if release.barrier == OVER:
+            return None
+        self._servers.cohort = release.workers
+        if self._is_late:
+            epoch = int(release.barrier.partition(" ")[2])
+            log.warning("this worker was started again; it goes on with epoch %d", epoch)
+            self.refresh()
+            self._is_late = False
+        return epoch
 
     def train(self, epoch: int) -> Totals:
         """One epoch over this client's samples, everything sent."""

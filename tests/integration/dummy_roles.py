@@ -31,7 +31,7 @@ def _worker_marks(job: Job) -> list[Path]:
     return [Path(job.run_dir) / f"worker-{rank}.done" for rank in range(job.workers)]
 
 
-def good(job: Job, role: str, rank: int) -> None:
+def good(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """Report, say what a role says, end well. Servers and coordinator end when all workers have."""
     events = _events(job, role, rank)
     events.write("ready")
@@ -51,7 +51,7 @@ def good(job: Job, role: str, rank: int) -> None:
     events.close()
 
 
-def worker_crashes(job: Job, role: str, rank: int) -> None:
+def worker_crashes(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """Worker 1 dies of a bug; the others end well."""
     if (role, rank) == ("worker", 1):
         _events(job, role, rank).write("ready")
@@ -60,7 +60,7 @@ def worker_crashes(job: Job, role: str, rank: int) -> None:
     good(job, role, rank)
 
 
-def all_workers_crash(job: Job, role: str, rank: int) -> None:
+def all_workers_crash(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """Every worker dies of a bug; servers wait for ever."""
     _events(job, role, rank).write("ready")
     if role == "worker":
@@ -68,7 +68,7 @@ def all_workers_crash(job: Job, role: str, rank: int) -> None:
     time.sleep(600)
 
 
-def server_crashes(job: Job, role: str, rank: int) -> None:
+def server_crashes(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """The server dies of a bug while the others work."""
     _events(job, role, rank).write("ready")
     if role == "server":
@@ -76,7 +76,7 @@ def server_crashes(job: Job, role: str, rank: int) -> None:
     time.sleep(600)
 
 
-def worker_killed(job: Job, role: str, rank: int) -> None:
+def worker_killed(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """Worker 0 is killed as by kill -9."""
     if (role, rank) == ("worker", 0):
         _events(job, role, rank).write("ready")
@@ -85,28 +85,28 @@ def worker_killed(job: Job, role: str, rank: int) -> None:
     good(job, role, rank)
 
 
-def never_ready(job: Job, role: str, rank: int) -> None:
+def never_ready(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """Worker 0 does not report itself."""
     if (role, rank) != ("worker", 0):
         _events(job, role, rank).write("ready")
     time.sleep(600)
 
 
-def bad_config(job: Job, role: str, rank: int) -> None:
+def bad_config(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """The server finds the config wrong."""
     if role == "server":
         raise ConfigError("runner.train_data_dir: no such folder")
     time.sleep(600)
 
 
-def no_port(job: Job, role: str, rank: int) -> None:
+def no_port(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """The server cannot bind."""
     if role == "server":
         raise ResourceError("port 9000 is taken")
     time.sleep(600)
 
 
-def works_on(job: Job, role: str, rank: int) -> None:
+def works_on(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """Report and go on for ever, with a process of its own beside; a socket-like file stands in the private folder."""
     if role == "server" and job.servers[rank].startswith("ipc://"):
         Path(job.servers[rank].removeprefix("ipc://")).touch()
@@ -116,7 +116,7 @@ def works_on(job: Job, role: str, rank: int) -> None:
         time.sleep(0.05)
 
 
-def deaf(job: Job, role: str, rank: int) -> None:
+def deaf(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """Report, and ignore SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _events(job, role, rank).write("ready")
@@ -126,7 +126,7 @@ def deaf(job: Job, role: str, rank: int) -> None:
         time.sleep(0.05)
 
 
-def server_stays(job: Job, role: str, rank: int) -> None:
+def server_stays(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """Workers end well; the server does not."""
     if role == "server":
         _events(job, role, rank).write("ready")
@@ -135,7 +135,7 @@ def server_stays(job: Job, role: str, rank: int) -> None:
     good(job, role, rank)
 
 
-def leaves_a_thread(job: Job, role: str, rank: int) -> None:
+def leaves_a_thread(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """End well, but with a thread that does not end."""
     import threading
 
@@ -144,18 +144,18 @@ def leaves_a_thread(job: Job, role: str, rank: int) -> None:
     good(job, role, rank)
 
 
-def hosts(job: Job, role: str, rank: int) -> None:
+def hosts(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """Report and end; nobody waits for another host."""
     _events(job, role, rank).write("ready")
 
 
-def alone(job: Job, role: str, rank: int) -> None:
+def alone(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """Report and tell what this role was told."""
     _events(job, role, rank).write("ready")
     log.info("%s %d of %d, servers %s", role, rank, job.workers, job.servers)
 
 
-def has_keys(job: Job, role: str, rank: int) -> None:
+def has_keys(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """Look whether the run's keys are there, for the owner only."""
     from flps.transport.security import secret_key
 

@@ -23,15 +23,15 @@ TARGET = f"{__file__}:"
 log = logging.getLogger("test")
 
 
-def quiet(job: Job, role: str, rank: int) -> None:
+def quiet(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     log.info("I am %s %d", role, rank)
 
 
-def fails(job: Job, role: str, rank: int) -> None:
+def fails(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     raise PeerLost("server.0 was silent")
 
 
-def stays(job: Job, role: str, rank: int) -> None:
+def stays(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     while not (Path(job.run_dir) / "stop").exists():
         time.sleep(0.005)
 
