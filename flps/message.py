@@ -39,6 +39,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     frames: int = 1024
     frame_bytes: int = 256 * 2**20
+    message_bytes: int = 2**30  # of all frames together
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -303,6 +304,12 @@ def encode(envelope: Envelope, limits: Limits = Limits()) -> list[bytes | Tensor
             f"{type(envelope.body).__name__} with {len(encoding.tensors)} tensors and a header of {len(header)} bytes "
             f"is over the limits: network.frames_max {limits.frames}, headers of {HEADER_BYTES_MAX} bytes"
         )
+    total = len(header) + sum(tensor.nbytes for tensor in encoding.tensors)
+    if total > limits.message_bytes:
+        raise ConfigError(
+            f"{type(envelope.body).__name__} of {total} bytes is over network.message_bytes_max, "
+            f"{limits.message_bytes}; raise it for all roles"
+        )
     return [header, *encoding.tensors]
 
 
@@ -313,6 +320,8 @@ def decode(frames: Sequence[Any], limits: Limits) -> Envelope:
     sizes = [memoryview(frame).nbytes for frame in frames]
     if sizes[0] > HEADER_BYTES_MAX or max(sizes) > limits.frame_bytes:
         raise ProtocolError(f"frames of {sizes[0]} (header) and at most {max(sizes)} bytes are over the limits")
+    if sum(sizes) > limits.message_bytes:
+        raise ProtocolError(f"a message of {sum(sizes)} bytes is over the limit of {limits.message_bytes}")
     decoding = _Decoding(frames)
     try:
         envelope = msgspec.msgpack.decode(frames[0], type=Envelope, dec_hook=decoding.hook)

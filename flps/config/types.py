@@ -278,6 +278,13 @@ class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = 10
     min_workers: Annotated[int, Meta(ge=1, description="The job stops when fewer workers than this are alive.")] = 1
     frame_bytes_max: Annotated[int, Meta(ge=1024, description="Largest frame that a role accepts.")] = 256 * 2**20
+    message_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            description="Largest message in all its frames, and the most that a peer may have under way over TCP.",
+        ),
+    ] = 2**30
     frames_max: Annotated[int, Meta(ge=4, description="Most frames in one message.")] = 1024
     keys_max: Annotated[int, Meta(ge=1, description="Most keys in one pull or push.")] = 2**24
 

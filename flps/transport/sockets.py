@@ -19,26 +19,32 @@ from flps.config.job import Job
 from flps.errors import ResourceError
 from flps.membership import Member
 from flps.message import Body, Limits
+from flps.transport.access import Access
 from flps.transport.faulty import BadSocket, Mishaps
-from flps.transport.security import Gate, public_key, secret_key
+from flps.transport.gate import DOMAIN, Gate, raise_file_limit
+from flps.transport.security import public_key, secret_key
 
 Socket: TypeAlias = zmq.Socket[Any] | BadSocket
 _LAST_WORDS_MS = 1000
 _RECONNECT_MS = 50
 _BOX_BYTES = 256  # CURVE puts each frame into a box, and zmq counts the box; the decoder counts the frame
 _RECONNECT_MAX_MS = 2000
+_HANDSHAKE_MS = 10_000  # who has not said who it is by then is cut
+_BACKLOG = 1024
 
 
 class Carrier:
     """Opens sockets for one member of one run."""
 
     def __init__(self, job: Job, member: Member, incarnation: int = 1) -> None:
+        self.job = job
         self.run = job.run_id
         self.member = member
         self.incarnation = incarnation
         self.network = job.config.network
         self.checkpoint = job.checkpoint  # identity of the one that this role goes on from
-        self.limits = Limits(frames=self.network.frames_max, frame_bytes=self.network.frame_bytes_max)
+        network = self.network
+        self.limits = Limits(network.frames_max, network.frame_bytes_max, network.message_bytes_max)
         self._keys = Path(job.key_dir) if job.security == "curve" else None
         self._in_process = job.security == "loopback"
         self._context: zmq.Context[Any] = zmq.Context.instance()
@@ -57,15 +63,15 @@ class Carrier:
             socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
             socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
             if self._keys is not None:
-                socket.curve_secretkey = secret_key(self._keys, self.member.role)
-                socket.curve_publickey = public_key(self._keys, self.member.role)
+                socket.curve_secretkey = own = secret_key(self._keys, self.member.role)
+                socket.curve_publickey = zmq.curve_public(own)
                 socket.curve_serverkey = public_key(self._keys, peer.role)
             socket.connect(self._address(endpoint))
             opened.pop_all()
         return socket if self._mishaps is None else self._mishaps.spoil(socket, peer)
 
     def listen(self, endpoint: str) -> tuple[Socket, Gate | None]:
-        """A socket that answers at `endpoint`, and the gate that knows its visitors' roles (with CURVE only).
+        """A socket that answers at `endpoint`, and the gate that watches over its visitors (over TCP only).
 
         Raises ResourceError when the port is taken or the address is not this machine's.
         """
@@ -73,11 +79,19 @@ class Carrier:
             socket = self._socket(zmq.ROUTER)
             opened.callback(socket.close)
             gate = None
+            access = None
             if self._keys is not None:
+                access = Access(self._keys)
                 socket.curve_server = True
-                socket.curve_secretkey = secret_key(self._keys, self.member.role)
-                socket.curve_publickey = public_key(self._keys, self.member.role)
-                gate = Gate(self._context, self._keys)
+                socket.curve_secretkey = own = secret_key(self._keys, self.member.role)
+                socket.curve_publickey = zmq.curve_public(own)
+                socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
+                socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without a gate nobody is let in
+            if endpoint.startswith("tcp://"):
+                raise_file_limit()
+                socket.setsockopt(zmq.BACKLOG, _BACKLOG)
+                socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+                gate = Gate(self._context, socket, access, self.limits.message_bytes)
                 opened.callback(gate.close)
             try:
                 socket.bind(self._address(endpoint))
@@ -104,3 +118,19 @@ class Carrier:
     def _address(self, endpoint: str) -> str:
         scheme, _, rest = endpoint.partition("://")
         return f"inproc://{self.run}/{rest}" if scheme == "loopback" else endpoint
+
+
+def receive_parts(socket: Socket, parts_max: int) -> tuple[list[Any], int]:
+    """The first parts of the next message, and how many parts it has; those over `parts_max` go as they are read."""
+    if isinstance(socket, BadSocket):
+        parts = socket.recv_multipart(copy=False)
+        return parts[:parts_max], len(parts)
+    kept: list[Any] = []
+    count, is_whole = 0, False
+    while not is_whole:
+        part = socket.recv(copy=False)
+        is_whole = not part.more
+        count += 1
+        if count <= parts_max:
+            kept.append(part)
+    return kept, count

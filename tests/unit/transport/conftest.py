@@ -90,7 +90,7 @@ class Wire:
             run_dir=str(folder),
             config_dir=str(folder),
             config=Config(network=network),
-            workers=2,
+            workers=100,
             servers=(self.endpoint,),
             coordinator=self.endpoint,
             coordinators=0,

@@ -51,7 +51,7 @@ def test_refusals_are_told_with_their_reason_and_the_connection_goes_on(wire: Wi
     connection = wire.dial()
     with pytest.raises(Refused, match=r"server:0: epoch 3 is refused"):
         connection.ask(Save(3))
-    with pytest.raises(Refused, match=r"server:0: Saved is not for this role"):
+    with pytest.raises(Refused, match=r"server:0: a worker may not send Saved to a server"):
         connection.ask(Saved({}))
     with pytest.raises(Refused, match=r"xxx$"):
         connection.ask(Save(9_999))  # a reason longer than a message may hold is cut
