@@ -194,6 +194,7 @@ class Arrive(msgspec.Struct, frozen=True, tag="arrive"):
 
 JOIN = "begin"  # the barrier at which a worker in a later life waits for an epoch, of which it does not know the number
 OVER = "over"  # what it is told to have opened when there is nothing left to join
+CHECKPOINT = "checkpoint"  # `checkpoint <epoch> <step>`: where everybody stands still
 
 
 class Release(msgspec.Struct, frozen=True, tag="release"):
