@@ -14,13 +14,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flps.errors import FlpsError, PeerLost, ProtocolError, Refused
+from flps.errors import FlpsError, PeerLost, ProtocolError, Refused, RoleFailed
 from flps.message import (
     Body,
     Changes,
+    Cut,
     Declare,
     Declared,
     Detach,
+    Done,
     Look,
     Pull,
     Push,
@@ -180,14 +182,20 @@ class Servers:
             files.update(_expect(Saved, connection.wait(number, self._barrier_s)).files)
         return files
 
+    def cut(self, cut: Cut) -> None:
+        """Everybody stands still: let every server begin its part of a checkpoint."""
+        numbers = [connection.send(cut) for connection in self._connections]
+        for connection, number in zip(self._connections, numbers, strict=True):
+            _expect(Done, connection.wait(number))
+
     def detach(self, timeout_s: float) -> None:
         """Use the tables no more. A server that has heard it may have ended before its answer gets here, so silence for
-        longer than `timeout_s` is a note in the log, not an error.
+        longer than `timeout_s`, or news of its end, is a note in the log, not an error.
         """
         for connection in self._connections:
             try:
                 connection.ask(Detach(), timeout_s)
-            except PeerLost as error:
+            except (PeerLost, RoleFailed) as error:
                 log.warning("good-bye without an answer: %s", error)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from flps.coordinator.checkpoints import Checkpoints, position_of
 from flps.coordinator.summary import Layout, add_up, evaluated, layout_of, trained
 from flps.errors import Refused
 from flps.membership import Barrier, Loss, Member, Membership
-from flps.message import JOIN, OVER, Arrive, Beat, Body, Done, Hello, Leave, Pulse, Release, Report
+from flps.message import CHECKPOINT, JOIN, OVER, Arrive, Beat, Body, Done, Hello, Leave, Pulse, Release, Report
 from flps.metrics import EventLog
 from flps.transport.listener import Answers, Request, Ticket
 
@@ -64,6 +64,7 @@ class MembershipService:
         self._epoch_began = now
         self._told_before = told_before
         self._told = 0
+        self._looked_at = now  # for losses
         self._finish_at: float | None = None
         self.finished = False
 
@@ -98,6 +99,7 @@ class MembershipService:
                 return [(ticket, Done()), *self._release(now)]
 
     def losses(self, now: float) -> Sequence[Loss]:
+        self._notice_pause(now)
         # When no worker is left servers end by themselves: their silence is no loss.
         return self._membership.expired(now) if self._is_under_way() else []
 
@@ -119,6 +121,13 @@ class MembershipService:
     def renew(self, now: float) -> None:
         """This role was away: leases begin anew."""
         self._membership.renew(now)
+
+    def _notice_pause(self, now: float) -> None:
+        """Who stood still itself, or was busy for long, has not heard others meanwhile: that was not their silence."""
+        away_s, self._looked_at = now - self._looked_at, now
+        if away_s > self._network.lease_s / 2:
+            log.warning("heard nobody for %.1f s, being stopped or busy: leases begin anew", away_s)
+            self.renew(now)
 
     def _meet(self, ticket: Ticket, now: float) -> Answers:
         """Somebody came up, perhaps in a later life; then the barriers do not wait for it."""
@@ -163,7 +172,7 @@ class MembershipService:
         if what in _WITH_EPOCH and not (epoch.isdecimal() and len(epoch) < 10):
             raise Refused(f"barrier {arrive.barrier!r} names no epoch, expected for example '{what} 3'")
         position = position_of(arrive.barrier)
-        if position is None and what == "checkpoint":
+        if position is None and what == CHECKPOINT:
             raise Refused(f"barrier {arrive.barrier!r} names no position, expected for example 'checkpoint 3 200'")
         along = f"trained {epoch.partition(' ')[0]}" if position and position[1] else ""
         layout = layout_of(arrive.report)

@@ -31,6 +31,7 @@ class Federation:
         self.events = EventLog(str(self._path), "coordinator", 0)
         self.service = MembershipService(3, 1, NETWORK, self.events, 0.0)
         self._sequence = 0
+        self._now = 0.0
 
     def say(self, member: Member, body: Body, now: float = 0.0) -> dict[Member, Body]:
         """Answers by member."""
@@ -39,6 +40,14 @@ class Federation:
         return {ticket.member: answer for ticket, answer in self.service.handle(request, now)}
 
     def tick(self, now: float) -> dict[Member, Body]:
+        """Time passes up to `now`, and the service looks around again and again meanwhile."""
+        answers: dict[Member, Body] = {}
+        while self._now < now:
+            self._now = min(now, self._now + 1.0)
+            answers |= self.look_around(self._now)
+        return answers
+
+    def look_around(self, now: float) -> dict[Member, Body]:
         answers = [answer for loss in self.service.losses(now) for answer in self.service.lose(loss, now)]
         return {ticket.member: answer for ticket, answer in [*answers, *self.service.tick(now)]}
 
@@ -76,6 +85,17 @@ def report(rank: int, samples: int = 0, loss: float = 0.0) -> Report:
 
 
 # --- coming, going, being lost ---------------------------------------------------------------------------------------
+
+
+def test_its_own_pause_is_not_the_silence_of_others(federation: Federation, caplog: pytest.LogCaptureFixture) -> None:
+    federation.all_here().tick(3.0)
+    federation.look_around(30.0)  # stopped for 27 s; what was said meanwhile is still to be heard
+    assert federation.told("lost") == []
+    assert "heard nobody for 27.0 s" in caplog.text
+    federation._now = 30.0
+    federation.beats(31.0, W0, W1, S0)
+    federation.tick(40.5)
+    assert [event["lost_rank"] for event in federation.told("lost")] == [2]
 
 
 @pytest.mark.parametrize("member", [Member("worker", 3), Member("coordinator", 0), Member("stranger", 0)])
