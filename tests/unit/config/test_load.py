@@ -42,6 +42,8 @@ RUNNER: dict[str, tuple[str, Any, str, str]] = {
     "remote_sparse": ("['embedding_1.w_0']", ("embedding_1.w_0",), "{a: b}", "expected a list, each entry text"),
     "model_save_path": ("out", "out", "''", "expected text that is not empty, got ''"),
     "save_interval": ("0", 0, "-1", "expected an integer of at least 0, got -1"),
+    "durability": ("log", "log", "disk", "expected one of log, log+fsync, off, got 'disk'"),
+    "journal_bytes_max": ("65536", 65536, "65535", "expected an integer of at least 65536, got 65535"),
     "save_checkpoint_interval": ("100", 100, "-1", "expected an integer of at least 0, got -1"),
     "keep_checkpoint_max": ("2", 2, "0", "expected an integer of at least 1, got 0"),
     "checkpoint_path": ("/mnt/c", "/mnt/c", "''", "expected text that is not empty, got ''"),
