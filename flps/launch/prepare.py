@@ -89,14 +89,33 @@ def check_keys(plan: Plan) -> None:
     job = plan.job
     if job.security != "curve" or plan.makes_keys:
         return
-    wanted = [f"{role}.secret" for role in sorted({role.role for role in plan.local})]
-    wanted += [f"{role}.public" for role in ROLES]
-    missing = [name for name in wanted if not (Path(job.key_dir) / name).is_file()]
+    folder = Path(job.key_dir)
+    here = {role.role for role in plan.local}
+    wanted = [f"{role}.secret" for role in sorted(here)]
+    wanted += [f"{role}.public" for role in ROLES if role in _dialled(plan, here) | _visitors(plan, here)]
+    missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise ConfigError(
             f"no CURVE keys: {', '.join(missing)} missing in {job.key_dir}. TCP between hosts is encrypted: make keys "
-            f"once with `flps keys make --key_dir {job.key_dir}` and give each host those it needs, or say --insecure"
+            f"once with `flps keys make --key_dir {job.key_dir}` and give each host those it needs, or say --insecure; "
+            "instead of worker.public `flps keys allow` takes the key of each owner"
         )
+
+
+def _dialled(plan: Plan, here: set[str]) -> set[str]:
+    """Roles that those which start here dial: their public keys must be known."""
+    host = "coordinator" if any(role.role == "coordinator" for role in plan.roles) else "server"
+    return ({"server", host} if "worker" in here else set()) | ({host} if "server" in here else set())
+
+
+def _visitors(plan: Plan, here: set[str]) -> set[str]:
+    """Roles that dial those which start here, and have no key of an owner's on the list."""
+    expected = ({"worker"} if "server" in here else set()) | ({"worker", "server"} if "coordinator" in here else set())
+    if not expected:
+        return set()
+    from flps.transport.access import read_list
+
+    return expected - {entry.role for entry in read_list(Path(plan.job.key_dir)) if entry.verdict == "allow"}
 
 
 def make_run_keys(plan: Plan) -> None:

@@ -87,7 +87,7 @@ def read_list(folder: Path) -> list[Entry]:
 def _entry(line: str, where: str) -> Entry:
     match line.split():
         case ["allow" | "revoke" as verdict, name, role, ranks, key]:
-            _check_name(name, where)
+            check_name(name, where)
             if role not in ROLES:
                 raise ConfigError(f"{where}: {role!r} is no role; expected {', '.join(ROLES)}")
             if not is_key(key.encode()):
@@ -96,9 +96,10 @@ def _entry(line: str, where: str) -> Entry:
     raise ConfigError(f"{where}: expected `allow|revoke name role ranks key`, got {line[:80]!r}")
 
 
-def _check_name(name: str, where: str) -> None:
+def check_name(name: str, where: str) -> None:
+    """Raises ConfigError for what is no name of a key."""
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{where}: {name[:80]!r} is no name; letters, digits, dots, dashes and underscores are")
+        raise ConfigError(f"{where}: {name[:80]!r} is no name; letters, digits, dots, dashes and underscores make one")
 
 
 def allow(folder: Path, key: bytes, name: str, role: str, ranks: Ranks) -> Entry:
@@ -106,7 +107,7 @@ def allow(folder: Path, key: bytes, name: str, role: str, ranks: Ranks) -> Entry
 
     Raises ConfigError when the key is revoked or the name is another key's, ResourceError when nothing can be written.
     """
-    _check_name(name, "--name")
+    check_name(name, "--name")
     new = Entry("allow", name, role, ranks, key)
     with _changing(folder) as entries:
         for entry in entries:

@@ -23,6 +23,8 @@ from flps.launch.prepare import (
     with_embedded,
     write_job,
 )
+from flps.transport.access import allow, revoke
+from flps.transport.security import make_keys, public_key
 
 CONFIG = Config(runner=Runner(train_data_dir="d"))
 
@@ -82,16 +84,48 @@ def test_a_trainer_script_becomes_absolute(tmp_path: Path, monkeypatch: pytest.M
     assert trainer_script(Arguments(trainer="mine.py")).trainer == str(tmp_path / "mine.py")
 
 
-def test_missing_keys_are_named_with_the_command_that_makes_them(tmp_path: Path) -> None:
-    worker = Role("worker", 0, "b")
-    plan = Plan(job(key_dir=str(tmp_path)), (Role("server", 0, "a"), worker), (worker,))
+SERVER, WORKER, COORDINATOR = Role("server", 0, "a"), Role("worker", 0, "b"), Role("coordinator", 0, "a")
+EVERY_KEY = {f"{role}.{half}" for role in ("server", "worker", "coordinator") for half in ("public", "secret")}
+
+
+@pytest.mark.parametrize(
+    ("roles", "local", "wanted"),
+    [
+        ([SERVER, WORKER], [WORKER], {"worker.secret", "server.public"}),
+        ([SERVER, WORKER], [SERVER], {"server.secret", "server.public", "worker.public"}),
+        ([SERVER, WORKER, COORDINATOR], [WORKER], {"worker.secret", "server.public", "coordinator.public"}),
+        (
+            [SERVER, WORKER, COORDINATOR],
+            [SERVER, COORDINATOR],
+            {"server.secret", "coordinator.secret", "server.public", "worker.public", "coordinator.public"},
+        ),
+        ([SERVER, WORKER], [SERVER, WORKER], {"server.secret", "worker.secret", "server.public", "worker.public"}),
+    ],
+)
+def test_missing_keys_are_named_with_the_command_that_makes_them(
+    roles: list[Role], local: list[Role], wanted: set[str], tmp_path: Path
+) -> None:
+    plan = Plan(job(key_dir=str(tmp_path)), tuple(roles), tuple(local))
     with pytest.raises(ConfigError, match="flps keys make") as caught:
         check_keys(plan)
-    for name in ("worker.secret", "worker.public", "server.public", "coordinator.public"):
-        assert name in str(caught.value)
+    said = str(caught.value).partition("missing")[0]
+    assert {name for name in EVERY_KEY if name in said} == wanted
+    for name in wanted:
         (tmp_path / name).touch()
-    assert "server.secret" not in str(caught.value)
     check_keys(plan)
+
+
+def test_keys_of_owners_stand_for_the_key_of_the_role(tmp_path: Path) -> None:
+    make_keys(tmp_path, ["server"])
+    plan = Plan(job(key_dir=str(tmp_path)), (SERVER, WORKER), (SERVER,))
+    with pytest.raises(ConfigError, match=r"no CURVE keys: worker\.public missing .* `flps keys allow`"):
+        check_keys(plan)
+    make_keys(tmp_path / "owner", ["worker"])
+    allow(tmp_path, public_key(tmp_path / "owner", "worker"), "hospital", "worker", frozenset({0}))
+    check_keys(plan)
+    revoke(tmp_path, "hospital")
+    with pytest.raises(ConfigError, match=r"worker\.public missing"):
+        check_keys(plan)
 
 
 @pytest.mark.parametrize("security", ["unix", "plain", "loopback"])

@@ -56,7 +56,7 @@ def test_refusals_are_told_with_their_reason_and_the_connection_goes_on(wire: Wi
     with pytest.raises(Refused, match=r"xxx$"):
         connection.ask(Save(9_999))  # a reason longer than a message may hold is cut
     assert wire.echo(connection) == [1, 2]
-    assert wire.has_rejected(2)
+    assert wire.has_rejected(3)
 
 
 def test_large_tensors_pass_and_bytes_are_counted_alike_at_both_ends(wire: Wire) -> None:
