@@ -17,7 +17,7 @@ from flps.checkpoint import read_manifest
 from flps.checkpoint.run import Part, part_name, parts_here, read_part
 from flps.errors import ConfigError, DataError
 from flps.routing import blocks, shard_of
-from flps.table import DenseTable, SparseTable, TableSpec
+from flps.table import DenseTable, SparseTable, TableSpec, make_sparse
 from flps.table.dense import state_sizes
 from flps.table.files import Parts, TensorFile
 
@@ -31,10 +31,14 @@ def warm_up(tables: Sequence[SparseTable | DenseTable], folder: Path, rank: int,
     Raises DataError when shares are missing, are not what was saved, or do not fit.
     """
     names = parts_here(folder, "shared")
-    shares = open_shares(folder, names, read_manifest(folder).files)
+    manifest = read_manifest(folder)
+    shares = open_shares(folder, names, manifest.files)
+    rules = {spec.name: spec.rule for spec in manifest.tables}
     for table in tables:
-        if any(table.spec.name in share.tables() for share in shares):
-            fill(table, shares, rank, servers)
+        name = table.spec.name
+        if any(name in share.tables() for share in shares):
+            # States of two rules may have the same shapes and mean different things.
+            fill(table, shares, rank, servers, is_same_rule=type(rules.get(name)) is type(table.spec.rule))
         else:
             log.warning("%s holds no table %s: it starts from first values", folder, table.spec.name)
 
@@ -64,7 +68,9 @@ def take_up(folder: Path, checkpoint: str, rank: int, servers: int) -> tuple[lis
     tables = make_tables(parts[0].tables if is_own else _divided(parts, rank, servers))
     for table in tables:
         fill(table, shares, *((0, 1) if is_own else (rank, servers)), is_exact=True)
-    log.info("goes on from checkpoint %s with %s", folder, ", ".join(table.spec.name for table in tables) or "no tables")
+    log.info(
+        "goes on from checkpoint %s with %s", folder, ", ".join(table.spec.name for table in tables) or "no tables"
+    )
     return tables, parts[0]
 
 
@@ -87,59 +93,77 @@ def make_tables(specs: Sequence[TableSpec]) -> list[SparseTable | DenseTable]:
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         raise ConfigError(f"two tables have one name: {', '.join(sorted(names))}")
-    return [SparseTable(spec) if spec.kind == "sparse" else DenseTable(spec) for spec in specs]
+    return [make_sparse(spec) if spec.kind == "sparse" else DenseTable(spec) for spec in specs]
 
 
 def fill(
-    table: SparseTable | DenseTable, shares: Sequence[TensorFile], rank: int, servers: int, is_exact: bool = False
+    table: SparseTable | DenseTable,
+    shares: Sequence[TensorFile],
+    rank: int,
+    servers: int,
+    is_exact: bool = False,
+    is_same_rule: bool = True,
 ) -> None:
     """Take the part of server `rank` of `servers` from the shares of all servers that saved.
 
-    is_exact: the rule's state must be there, too. Raises DataError when the table does not fit.
+    is_exact: everything that the table keeps of a row must be there. is_same_rule: what the shares hold of a rule's
+    state is of this table's rule. Raises DataError when the table does not fit.
     """
     holding = [share for share in shares if table.spec.name in share.tables()]
     try:
         if isinstance(table, SparseTable):
             for share in holding:
-                _take_rows(table, share, rank, servers, is_exact)
+                _take_rows(table, share, rank, servers, is_exact, is_same_rule)
         else:
-            _take_block(table, holding, rank, servers, is_exact)
+            _take_block(table, holding, rank, servers, is_exact, is_same_rule)
     except (KeyError, ValueError) as error:
         raise DataError(f"{shares[0].path.parent}: table {table.spec.name} does not fit: {error}") from error
 
 
-def _take_rows(table: SparseTable, share: TensorFile, rank: int, servers: int, is_exact: bool) -> None:
+def _take_rows(
+    table: SparseTable, share: TensorFile, rank: int, servers: int, is_exact: bool, is_same_rule: bool
+) -> None:
     spec = table.spec
     name = spec.name
     rows, width = share.shape(name, "keys"), share.shape(name, "values")[1:]
     if width != (spec.dim,):
         raise ValueError(f"rows of width {spec.dim} are wanted, values of shape {(*rows, *width)} are there")
-    is_whole = set(share.tables()[name]) == set(table.columns) and all(
-        share.shape(name, column.name) == (*rows, column.width) for column in table.storage.columns
-    )
-    if is_exact and not is_whole:
+    held = _held(table, share, rows, is_same_rule)
+    if is_exact and held != table.columns:
         raise ValueError(f"rows of {', '.join(table.columns)} are wanted, {', '.join(share.tables()[name])} are there")
-    for piece in share.pieces(name, table.columns if is_whole else ("keys", "values")):
+    for piece in share.pieces(name, held):
         keys = piece["keys"]
         if keys.dtype != np.uint64:
             raise ValueError(f"keys of type uint64 are wanted, {keys.dtype} are there")
         if spec.bound is not None and int(keys.max()) >= spec.bound:
             raise ValueError(f"key {int(keys.max())} is out of range 0..{spec.bound - 1}")
-        mine = shard_of(keys, servers) == rank
-        if is_whole:
-            table.load(piece, mine)
-        else:
-            table.write(table.slots(keys[mine]), piece["values"][mine])
+        table.load(piece, shard_of(keys, servers) == rank)
 
 
-def _take_block(table: DenseTable, shares: Sequence[TensorFile], rank: int, servers: int, is_exact: bool) -> None:
+def _held(table: SparseTable, share: TensorFile, rows: tuple[int, ...], is_same_rule: bool) -> tuple[str, ...]:
+    """Which columns of a table can be taken from a share: keys, values, all of the rule's state or none, counters."""
+    parts = share.tables()[table.spec.name]
+    fits = {
+        column.name: column.name in parts and share.shape(table.spec.name, column.name) == (*rows, column.width)
+        for column in table.storage.columns
+    }
+    state = [name for name in fits if name.startswith("state.")]
+    saved = [name for name in parts if name.startswith("state.")]
+    if not (is_same_rule and len(state) == len(saved) and all(fits[name] for name in state)):
+        fits.update(dict.fromkeys(state, False))
+    return "keys", *(name for name, is_held in fits.items() if is_held)
+
+
+def _take_block(
+    table: DenseTable, shares: Sequence[TensorFile], rank: int, servers: int, is_exact: bool, is_same_rule: bool
+) -> None:
     name, rule = table.spec.name, table.spec.rule
     parts = [{part: share.read(name, part) for part in share.tables()[name]} for share in shares]
     whole = np.concatenate([part["values"] for part in parts])
     block = blocks(whole.size, servers)[rank]
     if block.stop - block.start != table.spec.dim:
         raise ValueError(f"a block of {table.spec.dim} numbers is wanted, it is {block.stop - block.start}")
-    if not all(_has_state(part, state_sizes(rule, part["values"].size)) for part in parts):
+    if not (is_same_rule and all(_has_state(part, state_sizes(rule, part["values"].size)) for part in parts)):
         if is_exact:
             raise ValueError(f"the state of the rule {rule.name} is wanted, other arrays are there")
         table.start_with(whole[block])

@@ -7,26 +7,31 @@ this process and a table behind servers are used alike, so a model trains alone,
     storage.py      where the rows stand, by slot
     distinct.py     the different ones of many keys
     initializer.py  what a row holds when it is first touched
-    rules.py        how a push changes rows
+    rules/          how a push changes rows
     sparse.py       key -> row, rows made on first touch
+    accessor.py     what is counted about a row, and what follows from it
+    counted.py      a sparse table that counts
     dense.py        one tensor
     change_log.py   which rows changed since somebody last looked
     spec.py         the description that both ends of a table agree on
 """
 
+from flps.table.accessor import Accessor
 from flps.table.change_log import ChangeLog
+from flps.table.counted import CountedTable, make_sparse
 from flps.table.dense import DenseTable
 from flps.table.distinct import distinct
 from flps.table.initializer import Initializer
-from flps.table.rules import Adagrad, AdagradRow, Adam, Rule, Sgd, Sum, make_rule
+from flps.table.rules import Adagrad, Adam, Rule, Sgd, Sum, make_rule
 from flps.table.sparse import SparseTable
 from flps.table.spec import TableSpec
 
 __all__ = [
+    "Accessor",
     "Adagrad",
-    "AdagradRow",
     "Adam",
     "ChangeLog",
+    "CountedTable",
     "DenseTable",
     "Initializer",
     "Rule",
@@ -36,4 +41,5 @@ __all__ = [
     "TableSpec",
     "distinct",
     "make_rule",
+    "make_sparse",
 ]

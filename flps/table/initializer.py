@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+_APART = np.uint64(0xD1B54A32D192ED03)  # an odd number of no meaning: other draws than those of first values
+
 
 class Initializer(msgspec.Struct, frozen=True):
     """`normal`: mean 0 and deviation `scale`; `uniform`: -scale..scale; `zeros`."""
@@ -37,6 +39,14 @@ def _uniform(keys: NDArray[np.uint64], dim: int, seed: int, stream: int) -> NDAr
         row = _mix(keys + _mix(np.array([2 * seed + stream], np.uint64)))
         column = _mix(np.arange(1, dim + 1, dtype=np.uint64))
         hashed = _mix(row[:, None] ^ column[None, :])
+    return ((hashed >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def chance(keys: NDArray[np.uint64], numbers: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:
+    """A number in (0, 1) for each pair (N,) of key and number; not those that first values are made of."""
+    with np.errstate(over="ignore"):
+        row = _mix(keys + _mix(_mix(np.array([2 * seed], np.uint64)) ^ _APART))
+        hashed = _mix(row ^ _mix(numbers))
     return ((hashed >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 

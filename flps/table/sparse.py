@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from flps.table.accessor import COUNTERS, WIDTH
 from flps.table.index import MISSING, Keys, Slots, make_index
 from flps.table.rules import Rows
 from flps.table.spec import TableSpec
@@ -22,9 +23,10 @@ Whole = TypeVar("Whole", np.int64, np.uint64)
 
 
 def row_columns(spec: TableSpec) -> tuple[Column, ...]:
-    """What a row of this table is made of: values, state.0, state.1, ..."""
+    """What a row of this table is made of: values, state.0, state.1, ..., and the counters of its accessor."""
     state = (Column(f"state.{n}", width, spec.dtype) for n, width in enumerate(spec.rule.state_widths(spec.dim)))
-    return Column("values", spec.dim, spec.dtype), *state
+    counters = () if spec.accessor is None else (Column(COUNTERS, WIDTH, "float32"),)
+    return Column("values", spec.dim, spec.dtype), *state, *counters
 
 
 class SparseTable:
@@ -33,6 +35,7 @@ class SparseTable:
     def __init__(self, spec: TableSpec) -> None:
         self.spec = spec
         self.storage = MemoryStorage(row_columns(spec))
+        self._trained = range(1 + len(spec.rule.first_state()))  # columns that the rule sees
         self._index = make_index(spec.bound)
 
     def __len__(self) -> int:
@@ -68,10 +71,7 @@ class SparseTable:
         slots = self.slots(keys)
         if not unique:
             slots, pushed = merge_duplicates(slots, pushed)
-        values, *state = (self.storage.read(column, slots) for column in range(len(self.storage.columns)))
-        self.spec.rule.apply(values, state, pushed)
-        for column, rows in enumerate((values, *state)):
-            self.storage.write(column, slots, rows)
+        self._apply(slots, pushed)
         return slots
 
     def read(self, slots: Slots) -> Rows:
@@ -99,11 +99,12 @@ class SparseTable:
     def load(self, dumped: Mapping[str, NDArray[Any]], which: NDArray[np.bool_] | slice = slice(None)) -> Slots:
         """Put rows back as `dump` gave them, or those of them that `which` picks; rows of other keys stay.
 
-        Returns their slots.
+        A part that `dumped` has not stays as it is in a row. Returns their slots.
         """
         slots = self.slots(dumped["keys"][which])
         for n, column in enumerate(self.storage.columns):
-            self.storage.write(n, slots, dumped[column.name][which])
+            if column.name in dumped:
+                self.storage.write(n, slots, dumped[column.name][which])
         return slots
 
     def remove(self, slots: Slots) -> None:
@@ -119,13 +120,21 @@ class SparseTable:
             self.storage.keep(kept)
             self._index.keep(kept)
 
+    def _apply(self, slots: Slots, pushed: Rows) -> None:
+        """Change the rows in these slots (N,), each named once, by the rule."""
+        values, *state = (self.storage.read(column, slots) for column in self._trained)
+        self.spec.rule.apply(values, state, pushed)
+        for column, rows in enumerate((values, *state)):
+            self.storage.write(column, slots, rows)
+
     def _create(self, keys: Keys) -> None:
         slots = self._index.insert(keys)
         self.storage.reserve(self._index.size)
         spec = self.spec
         self.storage.write(_VALUES, slots, spec.init.rows(keys, spec.dim, spec.seed, spec.dtype))
         columns = self.storage.columns
-        for n, first in enumerate(spec.rule.first_state(), _STATE):
+        firsts = (*spec.rule.first_state(), 0.0)  # counters begin with 0
+        for n, first in zip(range(_STATE, len(columns)), firsts, strict=False):
             self.storage.write(n, slots, np.full((slots.size, columns[n].width), first, columns[n].dtype))
 
 

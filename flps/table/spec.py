@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from flps.table.accessor import Accessor
 from flps.table.initializer import Initializer
 from flps.table.rules import AnyRule
 
@@ -25,3 +26,4 @@ class TableSpec(msgspec.Struct, frozen=True, kw_only=True):
     init: Initializer = Initializer()
     seed: Annotated[int, Meta(ge=0, lt=2**62)] = 0
     dtype: Literal["float32", "float64"] = "float32"
+    accessor: Accessor | None = None  # what is counted about a row, and which keys are let in

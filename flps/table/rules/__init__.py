@@ -28,7 +28,6 @@ RULES: dict[str, type[AnyRule]] = {
         Ftrl,
     )
 }  # fmt: skip
-AdagradRow = AdagradV2
 ALIASES = {"adagrad_row": "adagrad_v2"}  # a name of earlier versions
 OF_PADDLE = ("sparse_adagrad", "std_adagrad", "adagrad_v2", "shared_adam")  # their rows begin in -1e-4..1e-4
 
@@ -44,7 +43,7 @@ def make_rule(name: str, **settings: Any) -> AnyRule:
 
 
 __all__ = [
-    "ALIASES", "OF_PADDLE", "RULES", "Adagrad", "AdagradRow", "AdagradV2", "Adam", "AdamD2sum", "AnyRule", "Bounds",
+    "ALIASES", "OF_PADDLE", "RULES", "Adagrad", "AdagradV2", "Adam", "AdamD2sum", "AnyRule", "Bounds",
     "Ftrl", "Momentum", "Rows", "Rule", "Sgd", "SharedAdam", "SparseAdagrad", "State", "StdAdagrad", "Sum", "Summary",
     "Yogi", "make_rule",
 ]  # fmt: skip

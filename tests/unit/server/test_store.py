@@ -16,6 +16,7 @@ from flps.errors import Refused
 from flps.message import Pull, Push
 from flps.server.store import Store
 from flps.table import Adagrad, Adam, Sgd, SparseTable, TableSpec
+from flps.table.rules import Momentum
 
 ITEMS = TableSpec(name="items", kind="sparse", dim=2, rule=Adam(0.1), bound=100, dtype="float64")
 WORDS = TableSpec(name="words", kind="sparse", dim=3, rule=Sgd(1.0))
@@ -249,7 +250,8 @@ def everything(shares: list[Store]) -> tuple[dict[int, Any], Any]:
 def save(shares: list[Store], folder: Path) -> None:
     """What a run leaves: the shares, and a manifest that names them."""
     files = {name: digest for one in shares for name, digest in one.save(folder).items()}
-    manifest = Manifest(format=FORMAT, epoch=1, model="ncf", hyper_parameters={}, tables=(), dense={}, files=files)
+    specs = tuple(table.spec for table in shares[0].tables)
+    manifest = Manifest(format=FORMAT, epoch=1, model="ncf", hyper_parameters={}, tables=specs, dense={}, files=files)
     write_manifest(folder, manifest)
 
 
@@ -274,6 +276,22 @@ def test_warm_start_under_another_rule_takes_the_weights(tmp_path: Any) -> None:
     asked = [Pull(0, keys(*range(40))), Pull(1, None)]
     assert all(map(np.array_equal, before.pull(asked), again.pull(asked)))
     assert not again.tables[0].dump()["state.0"].any()
+
+
+def test_warm_start_does_not_take_the_state_of_another_rule_for_its_own(tmp_path: Any) -> None:
+    """A velocity has the shape of a sum of squares."""
+    tables = [msgspec.structs.replace(spec, rule=Momentum(0.1)) for spec in (ITEMS, DENSE)]
+    before = Store(0, 1, 50)
+    before.declare(described(*tables))
+    before.start([Push(1, None, np.arange(4.0))])
+    before.apply(Push(0, keys(1), np.full((1, 2), -3.0)))
+    before.apply(Push(1, None, np.full(4, -3.0)))
+    save([before], tmp_path)
+    again = Store(0, 1, 50, tmp_path)
+    again.declare(described(*(msgspec.structs.replace(spec, rule=Adagrad(0.1)) for spec in tables)))
+    asked = [Pull(0, keys(1)), Pull(1, None)]
+    assert all(map(np.array_equal, before.pull(asked), again.pull(asked)))
+    assert not any(table.dump()["state.0"].any() for table in again.tables)
 
 
 def test_warm_start_refuses_what_does_not_fit_and_makes_no_table(tmp_path: Any) -> None:
