@@ -1,8 +1,8 @@
 """What a run leaves on disk to be taken up again.
 
-    model.py    saved models: the tables after an epoch, and one standalone state dict
-    run.py      checkpoints: everything that every role remembers at one moment of a run
-    record.py   the small files of both
+model.py    saved models: the tables after an epoch, and one standalone state dict
+run.py      checkpoints: everything that every role remembers at one moment of a run
+record.py   the small files of both
 """
 
 from flps.checkpoint.model import (

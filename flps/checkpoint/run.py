@@ -34,11 +34,13 @@ Done: TypeAlias = Callable[[str | ResourceError], None]  # gets the sha256 of wh
 Begin: TypeAlias = Callable[[Path, Done], None]
 _FOLDER = re.compile(r"([0-9]{1,9})-([0-9]{1,12})")
 _PART = re.compile(r"(shared|private)-([0-9]{1,6})-of-([0-9]{1,6})\.safetensors")
-_FREE = ("epochs", "save_interval", "save_checkpoint_interval", "keep_checkpoint_max", "checkpoint_path",
-         "model_save_path", "warmup_model_path", "print_interval", "use_auc", "use_gpu", "thread_num", "with_coordinator",
-         "train_data_dir", "test_data_dir", "dataset_debug", "infer_reader_type", "infer_reader_path",
-         "infer_batch_size", "infer_load_path", "infer_start_epoch", "infer_end_epoch", "need_dump",
-         "dump_fields_path", "dump_fields", "dump_param", "durability", "journal_bytes_max")  # fmt: skip
+_FREE = (
+    *("epochs", "save_interval", "save_checkpoint_interval", "keep_checkpoint_max", "checkpoint_path"),
+    *("model_save_path", "warmup_model_path", "durability", "journal_bytes_max", "with_coordinator"),
+    *("print_interval", "use_auc", "use_gpu", "thread_num", "dataset_debug", "train_data_dir", "test_data_dir"),
+    *("infer_reader_type", "infer_reader_path", "infer_batch_size", "infer_load_path"),
+    *("infer_start_epoch", "infer_end_epoch", "need_dump", "dump_fields_path", "dump_fields", "dump_param"),
+)  # keys of the runner that may change when a run goes on
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,12 +217,14 @@ def read_complete(folder: Path) -> Complete:
     return manifest
 
 
-def read_part(folder: Path, file: str, checkpoint: str) -> Part:
-    """How a role described the part that it wrote. Raises DataError when it is missing or of another checkpoint."""
+def read_part(folder: Path, file: str, checkpoint: str = "") -> Part:
+    """How a role described the part that it wrote. Raises DataError when it is missing or of another checkpoint than
+    the one of that identity; without one any will do.
+    """
     path = folder / f"{file}.json"
     part = read_record(path, Part, f"{path} is missing: the checkpoint {folder} has lost a part")
     _expect_format(path, part.format)
-    if part.checkpoint != checkpoint or part.file != file:
+    if part.checkpoint != (checkpoint or part.checkpoint) or part.file != file:
         raise DataError(
             f"{path} belongs to checkpoint {part.checkpoint} ({part.file}), not to {checkpoint} ({file}): "
             "copy the parts of one checkpoint together"

@@ -16,7 +16,7 @@ from flps.checkpoint.run import FORMAT, Complete, complete, completed, folder_na
 from flps.config.job import Job
 from flps.errors import ResourceError
 from flps.membership import Member
-from flps.message import Cut, Wrote
+from flps.message import CHECKPOINT, Cut, Wrote
 from flps.metrics import EventLog
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Checkpoints:
 def position_of(barrier: str) -> tuple[int, int] | None:
     """Epoch and step of a barrier called `checkpoint <epoch> <step>`; None for another one."""
     what, *numbers = barrier.split(" ")
-    if what != "checkpoint" or len(numbers) != 2 or not all(n.isdecimal() and len(n) < 12 for n in numbers):
+    if what != CHECKPOINT or len(numbers) != 2 or not all(n.isdecimal() and len(n) < 12 for n in numbers):
         return None
     return int(numbers[0]), int(numbers[1])
 

@@ -9,14 +9,16 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from flps.checkpoint.run import OwnParts, part_name, state_of
 from flps.config.job import Job
+from flps.coordinator.checkpoints import Checkpoints
 from flps.coordinator.service import TOLD, MembershipService
 from flps.data.shards import shards_of
 from flps.errors import ConfigError, ResourceError
 from flps.membership import Member
 from flps.metrics import EventLog, EventReader
 from flps.scripts import load_script
-from flps.server.service import TableService
+from flps.server.service import ServerState, TableService
 from flps.server.store import Store
 from flps.transport.beat import Heartbeat
 from flps.transport.journal import Journal
@@ -28,6 +30,7 @@ from flps.worker.session import Session
 
 log = logging.getLogger(__name__)
 GAUGE_EVERY_S = 1.0
+CLOSE_S = 60.0  # what is left of a checkpoint may take so long to come to the disk
 
 
 def run_role(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
@@ -67,17 +70,23 @@ def run_server(job: Job, rank: int, incarnation: int = 1) -> None:
         warm_from = job.config.runner.warmup_model_path
         folder = Path(job.config_dir) / warm_from if warm_from else None
         store = Store(rank, len(job.servers), job.config.network.keys_max, folder)
-        services: list[Service] = [TableService(store, job.config, job.workers, job.models, lambda: heartbeat.lost)]
+        own = OwnParts(job.checkpoints, part_name("shared", rank, len(job.servers)), heartbeat.tell)
+        tables = TableService(store, job.config, job.workers, job.models, lambda: heartbeat.lost, own)
+        services: list[Service] = [tables]
         membership = _membership(job, events, member) if rank == 0 and not job.coordinators else None
         if membership is not None:
             services.append(membership)
         heartbeat.start()  # taking up a long journal must not be taken for death
+        if job.resume_from:
+            part = store.take_up(Path(job.resume_from), job.checkpoint)
+            tables.take_up(state_of(Path(job.resume_from), part, ServerState))
         _take_up(carrier, listener, services)
         if membership is not None:
             membership.renew(time.monotonic())
         events.write("ready")
         gauge = Gauge(listener, events, heartbeat.check)
-        serve(listener, services, gauge)
+        serve(listener, services, gauge, store.advance)
+        store.close(CLOSE_S)
         gauge.write("done")
 
 
@@ -106,6 +115,7 @@ class Gauge:
             bytes_in=listener.bytes_in,
             bytes_out=listener.bytes_out,
             rejected_pushes=listener.rejected,
+            refused_keys=listener.refused_keys,
         )
 
 
@@ -159,7 +169,16 @@ def run_worker(job: Job, rank: int, incarnation: int = 1) -> None:
 def _membership(job: Job, events: EventLog, host: Member) -> MembershipService:
     told = [event for event in EventReader(str(Path(job.run_dir) / "metrics.jsonl")).poll() if event["event"] in TOLD]
     before = sum((event["role"], event["rank"]) == host for event in told)
-    return MembershipService(job.workers, len(job.servers), job.config.network, events, time.monotonic(), before)
+    return MembershipService(
+        job.workers,
+        len(job.servers),
+        job.config.network,
+        events,
+        time.monotonic(),
+        before,
+        checkpoints=Checkpoints(job, events),
+        resumed=job.checkpoint,
+    )
 
 
 def _files(job: Job, folder: str, rank: int) -> list[Path]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flps.privacy import PrivateArray, conceal, reveal
 from flps.table import SparseTable, TableSpec
+from flps.table.snapshot import Content
 
 
 class PrivateTable:
@@ -22,6 +23,11 @@ class PrivateTable:
 
     def __len__(self) -> int:
         return len(self._table)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What `dump` and `load` call the parts of the table."""
+        return self._table.columns
 
     def pull(self, keys: NDArray[np.uint64]) -> PrivateArray:
         """The rows (N, dim) of `keys` (N,)."""
@@ -45,6 +51,11 @@ class PrivateTable:
         self._fit(len(self._table))
         warm = self._warm[: len(self._table)]
         return {part: conceal(array[warm], self.spec.name) for part, array in self._table.dump().items()}
+
+    def content(self, name: str) -> Content:
+        """The same as `dump`, for a snapshot on the owner's own disk; `name`: what the table is called there."""
+        self._fit(len(self._table))
+        return Content({name: self._table}, {}, {name: self._warm[: len(self._table)]})
 
     def load(self, dumped: Mapping[str, NDArray[Any]], which: NDArray[np.bool_] | slice = slice(None)) -> None:
         """Put rows back as `dump` gave them, or those of them that `which` picks."""

@@ -21,7 +21,7 @@ from flps.server.warm import make_tables, take_up, warm_up
 from flps.table import DenseTable, SparseTable, TableSpec
 from flps.table.files import write_tables
 from flps.table.index import Slots
-from flps.table.snapshot import Snapshot
+from flps.table.snapshot import Content, Snapshot
 
 Table: TypeAlias = SparseTable | DenseTable
 _SLICE_S = 0.001  # a request waits no longer than this for a snapshot
@@ -136,7 +136,7 @@ class Store:
         self.finish_snapshot()
         sparse = {table.spec.name: table for table in self.tables if isinstance(table, SparseTable)}
         dense = {table.spec.name: table.dump() for table in self.tables if isinstance(table, DenseTable)}
-        self._snapshot = Snapshot(path, sparse, dense, done)
+        self._snapshot = Snapshot(path, Content(sparse, dense), done)
 
     def advance(self) -> bool:
         """Between two requests: go on with the running snapshot, if there is one, for about a millisecond.

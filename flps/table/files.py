@@ -32,6 +32,7 @@ Parts = dict[str, NDArray[Any]]
 Shape: TypeAlias = tuple[int, ...]
 _TYPES = {"float32": "F32", "float64": "F64", "float16": "F16", "uint64": "U64", "int64": "I64", "uint32": "U32",
           "int32": "I32", "uint16": "U16", "int16": "I16", "uint8": "U8", "int8": "I8", "bool": "BOOL"}  # fmt: skip
+_DTYPES = {name: dtype for dtype, name in _TYPES.items()}
 _WAITING_MAX = 64  # pieces that wait for the disk
 _BLOCK_BYTES = 1 << 20
 _LINES = 1 << 16
@@ -173,7 +174,11 @@ class TensorFile:
 
     def read(self, table: str, part: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Lines start..stop-1 of a part, all of them when nothing is said. Raises DataError when there is none."""
-        piece: NDArray[Any] = self._slice(table, part)[start:stop]
+        found = self._slice(table, part)
+        shape = tuple(found.get_shape())
+        if 0 in shape:  # the library slices nothing that is empty
+            return np.empty(shape, _DTYPES[found.get_dtype()])
+        piece: NDArray[Any] = found[start:stop]
         return piece
 
     def pieces(self, table: str, parts: Sequence[str], lines: int = _LINES) -> Iterator[Parts]:

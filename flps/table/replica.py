@@ -12,8 +12,10 @@ import numpy as np
 
 from flps.table.dense import DenseTable
 from flps.table.distinct import union
+from flps.table.files import TensorFile
 from flps.table.index import Keys, Slots
 from flps.table.rules import Rows, Sum
+from flps.table.snapshot import Content
 from flps.table.sparse import SparseTable
 from flps.table.spec import TableSpec
 
@@ -71,6 +73,19 @@ class SparseReplica:
         self._mine.write(mine, self._mine.read(mine) + (rows - self._base.read(base)))
         self._base.write(base, rows)
 
+    def content(self, name: str) -> Content:
+        """Everything that a worker remembers of the table, for a snapshot on its own disk."""
+        touched = self._mine.keys(union(self._touched))
+        rows = {f"mine/{name}": self._mine, f"base/{name}": self._base}
+        return Content(rows, {f"touched/{name}": {"keys": touched}})
+
+    def take_up(self, name: str, file: TensorFile) -> None:
+        """Remember what `content` gave. Raises DataError."""
+        for table, held in ((self._mine, f"mine/{name}"), (self._base, f"base/{name}")):
+            for piece in file.pieces(held, table.columns):
+                table.load(piece)
+        self._touched = [self._mine.slots(file.read(f"touched/{name}", "keys"))]
+
     @property
     def servers_view(self) -> SparseTable:
         """What the servers hold, as far as this worker knows; for measuring, not for training."""
@@ -120,6 +135,16 @@ class DenseReplica:
         where = slice(None) if places is None else places.astype(np.int64)
         self._mine.values[where] += values - self._base[where]
         self._base[where] = values
+
+    def content(self, name: str) -> Content:
+        """Everything that a worker remembers of the tensor, for a snapshot on its own disk."""
+        return Content({}, {f"mine/{name}": self._mine.dump(), f"base/{name}": {"values": self._base.copy()}})
+
+    def take_up(self, name: str, file: TensorFile) -> None:
+        """Remember what `content` gave. Raises DataError."""
+        held = f"mine/{name}"
+        self._mine.load({part: file.read(held, part) for part in self._mine.dump()})
+        self._base = file.read(f"base/{name}", "values")
 
     @property
     def servers_view(self) -> Rows:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,22 +27,24 @@ from flps.table.storage import GrowingArray
 _SLICE_BYTES = 1 << 19
 
 
+class Content(NamedTuple):
+    """What goes into a snapshot."""
+
+    rows: Mapping[str, SparseTable]  # sparse tables by name
+    others: Mapping[str, Parts]  # what is small: it has been copied
+    only: Mapping[str, NDArray[np.bool_]] = MappingProxyType({})  # table -> which of its rows (R,) are wanted; else all
+
+    def joined(self, other: Content) -> Content:
+        """Both."""
+        return Content({**self.rows, **other.rows}, {**self.others, **other.others}, {**self.only, **other.only})
+
+
 class Snapshot:
     """Some tables as they are now, on their way to a file. All methods are for the thread that changes the tables."""
 
-    def __init__(
-        self,
-        path: Path,
-        rows: Mapping[str, SparseTable],
-        others: Mapping[str, Parts],
-        done: Callable[[str | ResourceError], None],
-        only: Mapping[str, NDArray[np.bool_]] | None = None,
-    ) -> None:
-        """rows: sparse tables by name. others: what is small and has been copied. done: is called from another thread
-        with the file's sha256 when it is on the disk, or with what went wrong. only: sparse table -> which of its rows
-        (R,) are wanted, all of them when it is not named.
-        """
-        only = only or {}
+    def __init__(self, path: Path, content: Content, done: Callable[[str | ResourceError], None]) -> None:
+        """done: is called from another thread, with the file's sha256 when it is on the disk or with what went wrong."""
+        rows, others, only = content
         self._copies = [_Copy(name, table, only.get(name)) for name, table in rows.items()]
         layout = {name: form for copy in self._copies for name, form in copy.layout().items()}
         small = {f"{name}/{part}": array for name, parts in others.items() for part, array in parts.items()}

@@ -89,11 +89,12 @@ class FLClient:
             interval = self.config.evaluation.interval
             if is_last or (interval and (epoch + 1) % interval == 0):
                 self.handlers["infer"](epoch, is_last)
+            self.session.checkpoint(epoch + 1)
         self.handlers["finish"]()
 
     def _epochs(self) -> Iterator[int]:
         """The epochs as they begin; in a later life from where the others are."""
-        epoch: int | None = 0
+        epoch: int | None = self.session.first_epoch
         while epoch is not None and epoch < self.config.runner.epochs:
             epoch = self.session.begin(epoch)
             if epoch is not None:

@@ -20,7 +20,8 @@ from flps.message import Pull, Push
 from flps.nn import PrivateTable
 from flps.remote import Pending, Servers
 from flps.table import DenseTable, SparseTable
-from flps.table.files import Parts
+from flps.table.files import Parts, TensorFile
+from flps.table.snapshot import Content
 from flps.worker.parameters import DenseParameter, Features, Keys, Parameter, Rows, SparseParameter
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,15 @@ class Home(Protocol):
 
     def end(self, epoch: int) -> None:
         """No batch is left: send what has not been sent, wait for what is under way."""
+
+    def rest(self) -> None:
+        """Between two steps everybody stands still for a checkpoint: wait for what is under way. `begin` follows."""
+
+    def content(self) -> Content:
+        """What this worker remembers and the servers do not, for its own disk."""
+
+    def take_up(self, file: TensorFile) -> None:
+        """Remember what `content` gave. Raises DataError."""
 
     def refresh(self) -> None:
         """Everybody has sent everything: take the servers' state, for measuring and for the next epoch."""
@@ -106,6 +116,31 @@ class LocalHome:
 
     def end(self, epoch: int) -> None:
         """Nothing is under way."""
+
+    def rest(self) -> None:
+        """Nothing is under way."""
+
+    def content(self) -> Content:
+        content = Content({}, {})
+        for name, table in self.tables.items():
+            held = f"private/{name}"
+            if isinstance(table, PrivateTable):
+                content = content.joined(table.content(held))
+            elif isinstance(table, SparseTable):
+                content = content.joined(Content({held: table}, {}))
+            else:
+                content = content.joined(Content({}, {held: table.dump()}))
+        return content
+
+    def take_up(self, file: TensorFile) -> None:
+        for name, table in self.tables.items():
+            held = f"private/{name}"
+            if isinstance(table, DenseTable):
+                table.load({part: file.read(held, part) for part in table.dump()})
+                self._show(table)
+            else:
+                for piece in file.pieces(held, table.columns):
+                    table.load(piece)
 
     def dump(self) -> dict[str, Parts]:
         """Everything, by table, for the owner's own disk."""
@@ -180,11 +215,21 @@ class StepHome:
         if upcoming or not self.lookahead:
             self._stage()
 
+    def rest(self) -> None:
+        while self._asked:
+            self._servers.rows(self._asked.popleft()[0])
+
+    def content(self) -> Content:
+        """It is all at the servers: rows on their way are asked for again."""
+        return Content({}, {})
+
+    def take_up(self, file: TensorFile) -> None:
+        """It is all at the servers."""
+
     def end(self, epoch: int) -> None:
         if not self._next_step:  # an empty shard: the others must not wait for it
             self._servers.rows(self._servers.update(epoch, 0, 0, True, [], []))
-        while self._asked:
-            self._servers.rows(self._asked.popleft()[0])
+        self.rest()
 
     def refresh(self) -> None:
         dense = [p for p in self._parameters if isinstance(p, DenseParameter)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,27 @@ import torch
 from numpy.typing import NDArray
 
 from flps.checkpoint import FORMAT, Manifest, export, read_files, read_manifest, retract_manifest, write_manifest
+from flps.checkpoint.run import read_complete
 from flps.config.job import Job
 from flps.errors import ConfigError, PeerLost, RoleFailed
 from flps.membership import Member
-from flps.message import JOIN, OVER, Arrive, Leave, Release, Report
+from flps.message import CHECKPOINT, JOIN, OVER, Arrive, Cut, Leave, Release, Report
 from flps.metrics import EventLog
 from flps.models.catalog import resolve
 from flps.nn import PrivateTable
 from flps.remote import Servers
+from flps.table import TableSpec
 from flps.table.files import write_tables
 from flps.transport.beat import Heartbeat
 from flps.transport.connection import Connection
 from flps.transport.sockets import Carrier
+from flps.worker.checkpoint import Memory, Standing
 from flps.worker.dump import Dump
 from flps.worker.evaluate import Evaluation, evaluate, model_score
 from flps.worker.homes import Home, LocalHome, StepHome
 from flps.worker.parameters import DenseParameter, SparseParameter, place
 from flps.worker.samples import Samples
-from flps.worker.train import Progress, Totals, Trainer
+from flps.worker.train import Progress, Rests, Totals, Trainer
 from flps.worker.windows import WindowHome
 
 log = logging.getLogger(__name__)
@@ -58,6 +62,9 @@ class Session:
         ]
         network = self.config.network
         self._servers = Servers(connections, network.max_refused, network.barrier_timeout_s, self._tell_refused)
+        self._memory = Memory(job, rank, self._heartbeat.tell)
+        self._standing = Standing(0, 0, False, Totals())
+        self._resumed: Standing | None = None
         # Requests to one peer are numbered in one line, so server 0 as coordinator shares its connection.
         self._coordinator = (
             Connection(self._carrier, job.coordinator, coordinator, self._heartbeat.check)
@@ -83,7 +90,7 @@ class Session:
         self._homes = self._make_homes()
         self._trainer = Trainer(self.model, list(self._homes.values()), self.device, runner.pure_bf16)
         self._dump = Dump.of(self.config, self.placed, Path(self.job.run_dir), self.rank)
-        self._warm_up()
+        self._remember_earlier()
         log.info(
             "ready: %d samples an epoch, %d users, tables %s",
             self.train_set.samples,
@@ -116,6 +123,15 @@ class Session:
             homes["local"] = LocalHome(local, private=True, share=share)
         return homes
 
+    def _remember_earlier(self) -> None:
+        """Begin with what there is from an earlier time: this worker's earlier life, a checkpoint, a saved model."""
+        if self._is_late and self.restore_private():
+            return
+        if self.job.resume_from and not self._is_late:
+            self._take_up()
+        else:
+            self._warm_up()
+
     def _warm_up(self) -> None:
         """Start from a saved model: the servers have taken their tables, private ones are read here."""
         path = self.config.runner.warmup_model_path
@@ -135,9 +151,14 @@ class Session:
     def barrier(self, name: str, report: Report | None = None) -> Release:
         """Wait for every worker that is alive; returns the sum of all reports."""
         self.events.write("progress", state="waiting")
-        answer = self._coordinator.ask(Arrive(name, report or Report()), self.config.network.barrier_timeout_s)
-        assert isinstance(answer, Release)
-        return answer
+        while True:
+            self._memory.finish()  # nothing else is to be done while waiting
+            answer = self._coordinator.ask(Arrive(name, report or Report()), self.config.network.barrier_timeout_s)
+            assert isinstance(answer, Release)
+            if answer.cut is not None:
+                self._remember(answer.cut)
+            if answer.barrier == name or not answer.barrier.startswith(f"{CHECKPOINT} "):
+                return answer
 
     def begin(self, epoch: int) -> int | None:
         """Wait until an epoch begins, and return which: this one, or in a later life the one that the others begin.
@@ -158,10 +179,17 @@ class Session:
     def train(self, epoch: int) -> Totals:
         """One epoch over this client's samples, everything sent."""
         self.events.write("progress", **self._progress_fields(epoch, "training"))
-        batches = (batch._asdict() for batch in self._dump.passing(epoch, self.train_set.epoch(epoch)))
-        totals = self._trainer.epoch(epoch, batches, self.config.runner.print_interval, self._tell)
-        self._dump.parameters(epoch)
-        return totals
+        resumed, self._resumed = self._resumed, None
+        at = resumed if resumed is not None and resumed.epoch == epoch else Standing(epoch, 0, False, Totals())
+        if not at.is_trained:
+            runner = self.config.runner
+            batches = (batch._asdict() for batch in self._dump.passing(epoch, self.train_set.epoch(epoch, at.step)))
+            stand_still = partial(self._stand_still, epoch)
+            rests = Rests(runner.save_checkpoint_interval, stand_still, self._memory.advance)
+            self._trainer.epoch(epoch, batches, runner.print_interval, self._tell, at.step, at.totals, rests)
+            self._dump.parameters(epoch)
+        self._standing = Standing(epoch, self.train_set.steps(), True, at.totals)
+        return at.totals
 
     def refresh(self) -> None:
         """After a barrier: take the servers' state."""
@@ -309,10 +337,63 @@ class Session:
             clients=tuple(clients),
         )
 
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    @property
+    def first_epoch(self) -> int:
+        """The epoch that this run begins with."""
+        return self._standing.epoch
+
+    def checkpoint(self, epoch: int) -> None:
+        """Between two epochs: everybody stands still for a checkpoint, when there are any. `epoch`: epochs done."""
+        self._standing = Standing(epoch, 0, False, Totals())
+        if self.config.runner.save_checkpoint_interval:
+            self.barrier(f"{CHECKPOINT} {epoch} 0")
+
+    def restore_private(self) -> bool:
+        """Take the private tables from this worker's newest own part of a checkpoint, if there is one.
+
+        For a worker that was started again alone; what it trained since then is gone. The others hold the rest.
+        """
+        local = self._homes.get("local")
+        return isinstance(local, LocalHome) and self._memory.restore_private(local, self._specs)
+
+    def _stand_still(self, epoch: int, done: int, totals: Totals) -> None:
+        self._standing = Standing(epoch, done, False, totals)
+        self.barrier(f"{CHECKPOINT} {epoch} {done}")
+
+    def _remember(self, cut: Cut) -> None:
+        """Everybody stands still: the servers first, then this worker's own part."""
+        self._servers.cut(cut)
+        self._memory.write(cut, self._standing, self._homes.values(), self._specs, self._samples)
+
+    def _take_up(self) -> None:
+        """Go on from a checkpoint."""
+        standing = self._memory.take_up(self._homes.values(), self._specs, self._samples)
+        if standing is None:
+            manifest = read_complete(Path(self.job.resume_from))
+            log.warning("this worker was lost before the checkpoint was made: it takes part from the next epoch on")
+            standing = Standing(manifest.epoch, 0, bool(manifest.step), Totals())
+            self.restore_private()
+        self._standing = self._resumed = standing
+        log.info("goes on from %s: epoch %d, step %d", self.job.resume_from, standing.epoch, standing.step)
+
+    @property
+    def _specs(self) -> list[TableSpec]:
+        return [p.parameter.spec for p in self.placed]
+
+    @property
+    def _samples(self) -> tuple[int, int]:
+        """Samples of an epoch and users, by which a client's files are known again."""
+        return self.train_set.samples, len(self.train_set.users)
+
     # --- leaving -----------------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
         """Say good-bye to everybody, in good order."""
+        self._memory.finish()
+        if self._memory.last_cut:
+            self._heartbeat.wait_checkpoint(self._memory.last_cut, self.config.network.barrier_timeout_s)
         network = self.config.network
         patience_s = min(network.request_timeout_s, max(network.lease_s, 3 * network.retry_s))
         self._servers.detach(patience_s)

@@ -31,10 +31,18 @@ class Progress(NamedTuple):
 class Totals:
     """What one epoch measured."""
 
-    def __init__(self) -> None:
-        self.samples = 0
-        self.loss = 0.0  # summed over samples
-        self.auc = AucHistogram()
+    def __init__(
+        self,
+        samples: int = 0,
+        loss: float = 0.0,
+        auc: AucHistogram | None = None,
+        reported: tuple[int, float] = (0, 0.0),
+    ) -> None:
+        """What was measured so far, when an epoch goes on from a checkpoint."""
+        self.samples = samples
+        self.loss = loss  # summed over samples
+        self.auc = auc or AucHistogram()
+        self.reported = reported  # samples and loss at the last report
         self._scores: list[Tensor] = []
         self._labels: list[NDArray[Any]] = []
 
@@ -53,6 +61,14 @@ class Totals:
             self._scores, self._labels = [], []
 
 
+class Rests(NamedTuple):
+    """When training stands still for a checkpoint, and what is done then."""
+
+    interval: int  # steps of an epoch from one to the next; 0: never
+    stand_still: Callable[[int, Totals], None]  # gets the steps done, and what they measured
+    between: Callable[[], None]  # after every step: what goes on beside training
+
+
 class Trainer:
     """Runs a model over batches and hands gradients to the homes of its parameters."""
 
@@ -64,17 +80,28 @@ class Trainer:
         self._lookahead = max((home.lookahead for home in homes), default=0)
         self._target: str = model.target  # type: ignore[assignment]
 
-    def epoch(self, epoch: int, batches: Iterable[Features], every: int, report: Callable[[Progress], None]) -> Totals:
-        """Train on the batches; `report` is called each `every` steps and after the last one."""
-        totals = Totals()
+    def epoch(
+        self,
+        epoch: int,
+        batches: Iterable[Features],
+        every: int,
+        report: Callable[[Progress], None],
+        done: int = 0,
+        totals: Totals | None = None,
+        rests: Rests | None = None,
+    ) -> Totals:
+        """Train on the batches; `report` is called each `every` steps and after the last one.
+
+        done, totals: steps of the epoch that are behind, when it goes on from a checkpoint, and what they measured.
+        """
+        totals = totals or Totals()
         self._model.train()
-        began = time.monotonic()
-        reported = 0, 0.0
+        began, before = time.monotonic(), totals.samples
         stream = _with_upcoming(batches, self._lookahead)
         first = next(stream, [])
         for home in self._homes:
             home.begin(epoch, first[: 1 + home.lookahead])
-        number = -1
+        number = done - 1
         upcoming = first
         while upcoming:
             number += 1
@@ -83,13 +110,27 @@ class Trainer:
             self._step(Step(epoch, number, len(batch[self._target])), batch, upcoming, totals)
             if (number + 1) % every == 0 or not upcoming:
                 totals.settle()
-                samples, loss = totals.samples - reported[0], totals.loss - reported[1]
-                reported = totals.samples, totals.loss
-                rate = totals.samples / max(time.monotonic() - began, 1e-9)
+                samples, loss = totals.samples - totals.reported[0], totals.loss - totals.reported[1]
+                totals.reported = totals.samples, totals.loss
+                rate = (totals.samples - before) / max(time.monotonic() - began, 1e-9)
                 report(Progress(epoch, number + 1, totals.samples, loss / samples, totals.auc.value(), rate))
+            if rests is not None and upcoming:
+                self._rest(rests, epoch, number + 1, upcoming, totals)
         for home in self._homes:
             home.end(epoch)
         return totals
+
+    def _rest(self, rests: Rests, epoch: int, done: int, upcoming: Sequence[Features], totals: Totals) -> None:
+        """Between two steps. Whoever goes on from here finds everything as it is after this."""
+        rests.between()
+        if not rests.interval or done % rests.interval:
+            return
+        totals.settle()
+        for home in self._homes:
+            home.rest()
+        rests.stand_still(done, totals)
+        for home in self._homes:
+            home.begin(epoch, upcoming[: 1 + home.lookahead])
 
     def _step(self, step: Step, batch: Features, upcoming: Sequence[Features], totals: Totals) -> None:
         tensors = {name: torch.from_numpy(array).to(self._device) for name, array in batch.items()}

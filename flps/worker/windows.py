@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
+
 from flps.message import Push
 from flps.remote import Servers
 from flps.table import TableSpec
+from flps.table.files import TensorFile
 from flps.table.replica import DenseReplica, SparseReplica, servers_spec
+from flps.table.snapshot import Content
 from flps.worker.homes import Step
 from flps.worker.parameters import DenseParameter, Features, Parameter, Rows, SparseParameter
 
@@ -49,6 +53,14 @@ class SparseWindow:
         assert delta.keys is not None
         self._replica.keep(delta.keys, delta.values)
 
+    def content(self) -> Content:
+        """What this worker remembers of it."""
+        return self._replica.content(self._parameter.spec.name)
+
+    def take_up(self, file: TensorFile) -> None:
+        """Remember what `content` gave."""
+        self._replica.take_up(self._parameter.spec.name, file)
+
     def receive(self, changed: Push) -> None:
         """Others changed rows."""
         assert changed.keys is not None
@@ -88,6 +100,14 @@ class DenseWindow:
     def keep(self, delta: Push) -> None:
         """A server refused it: what is no number is forgotten, the rest goes with the next window by itself."""
         self._replica.keep(delta.values)
+
+    def content(self) -> Content:
+        """What this worker remembers of it."""
+        return self._replica.content(self._parameter.spec.name)
+
+    def take_up(self, file: TensorFile) -> None:
+        """Remember what `content` gave."""
+        self._replica.take_up(self._parameter.spec.name, file)
 
     def receive(self, changed: Push) -> None:
         """Others changed values; with keys: at these places only."""
@@ -138,6 +158,21 @@ class WindowHome:
 
     def end(self, epoch: int) -> None:
         self._exchange(epoch, final=True)
+
+    def rest(self) -> None:
+        """Nothing is under way between two steps."""
+
+    def content(self) -> Content:
+        counts = np.array([self._samples, self._steps], np.int64)
+        content = Content({}, {"window": {"counts": counts}})
+        for table in self._tables.values():
+            content = content.joined(table.content())
+        return content
+
+    def take_up(self, file: TensorFile) -> None:
+        self._samples, self._steps = (int(count) for count in file.read("window", "counts"))
+        for table in self._tables.values():
+            table.take_up(file)
 
     def refresh(self) -> None:
         """Take what others sent last, and show the model the servers' state."""

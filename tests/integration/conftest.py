@@ -29,6 +29,7 @@ import yaml
 import zmq
 from numpy.typing import NDArray
 
+from flps.checkpoint.run import completed, read_complete
 from flps.config import load
 from flps.config.job import Job
 from flps.launch.role import run_role
@@ -109,12 +110,15 @@ class Saved:
 
     def folder(self, epoch: int | None = None) -> Path:
         """The saved model after that many epochs, or the last one."""
-        folders = {int(path.parent.name): path.parent for path in self.run_dir.glob("*/*/manifest.json")}
+        folders = {int(path.parent.name): path.parent for path in self._manifests()}
         return folders[max(folders) if epoch is None else epoch]
 
     def epochs(self) -> list[int]:
         """The epochs after which a whole model was saved."""
-        return sorted(int(path.parent.name) for path in self.run_dir.glob("*/*/manifest.json"))
+        return sorted(int(path.parent.name) for path in self._manifests())
+
+    def _manifests(self) -> list[Path]:
+        return [path for path in self.run_dir.glob("*/*/manifest.json") if path.parent.name.isdecimal()]
 
     def parameters(self, epoch: int | None = None) -> dict[str, NDArray[Any]]:
         """Every number of the model: `<table>.keys` sorted, `<table>.values` in that order, dense ones as they are."""
@@ -130,6 +134,10 @@ class Saved:
             rows = [part for part in whole if part.startswith(table) and len(whole[part]) == len(order)]
             whole.update({part: whole[part][order] for part in rows})
         return whole
+
+    def checkpoints(self) -> dict[str, Path]:
+        """The complete checkpoints, by position."""
+        return {path.name: path for path in completed(self.run_dir / "checkpoint")}
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """The events of that kind, in order."""
@@ -196,6 +204,7 @@ def federate(tmp_path: Path) -> Callable[..., Saved]:
         servers: int = 1,
         coordinators: int = 1,
         trainer: str = "",
+        resume_from: Path | None = None,
     ) -> Saved:
         number = len(list(tmp_path.glob("run-*")))
         run_dir = tmp_path / f"run-{number}"
@@ -213,6 +222,8 @@ def federate(tmp_path: Path) -> Callable[..., Saved]:
             coordinators=coordinators,
             security="loopback",
             trainer=trainer,
+            resume_from=str(resume_from or ""),
+            checkpoint=read_complete(resume_from).checkpoint if resume_from else "",
         )
         (run_dir / "job.json").write_bytes(msgspec.json.encode(job))
         play(job)

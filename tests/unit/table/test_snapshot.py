@@ -18,7 +18,7 @@ from flps.table import Adagrad, Adam, DenseTable, Initializer, SparseTable, Sum,
 from flps.table import snapshot as snapshots
 from flps.table.files import sha256_of
 from flps.table.rules import AnyRule
-from flps.table.snapshot import Snapshot
+from flps.table.snapshot import Content, Snapshot
 
 Dump = dict[str, Any]
 
@@ -85,7 +85,7 @@ def test_it_holds_what_stood_there_when_it_began(
     dense.start_with(np.arange(5, dtype=np.float32))
     dumps = {"rows": table.dump(), "other": other.dump(), "dense": dense.dump()}
     outcome = Outcome()
-    taken = Snapshot(tmp_path / "s", {"rows": table, "other": other}, {"dense": dense.dump()}, outcome)
+    taken = Snapshot(tmp_path / "s", Content({"rows": table, "other": other}, {"dense": dense.dump()}), outcome)
     for number, (act, numbers) in enumerate(acts):
         keys = np.array(numbers, np.uint64)
         if act == "push":
@@ -115,7 +115,7 @@ def test_only_the_rows_that_are_wanted(tmp_path: Path) -> None:
     only = np.random.default_rng(1).random(700) < 0.3  # longer than the table: it may have been made ahead
     wanted = {part: array[only[:500]] for part, array in table.dump().items()}
     outcome = Outcome()
-    taken = Snapshot(tmp_path / "s", {"rows": table}, {}, outcome, {"rows": only})
+    taken = Snapshot(tmp_path / "s", Content({"rows": table}, {}, {"rows": only}), outcome)
     only[:] = True
     grown(table, 2000, seed=2)
     taken.finish()
@@ -125,14 +125,14 @@ def test_only_the_rows_that_are_wanted(tmp_path: Path) -> None:
 
 def test_nothing_at_all_is_a_file_too(tmp_path: Path) -> None:
     outcome = Outcome()
-    Snapshot(tmp_path / "s", {"rows": SparseTable(spec(Adam()))}, {}, outcome).finish()
+    Snapshot(tmp_path / "s", Content({"rows": SparseTable(spec(Adam()))}, {}), outcome).finish()
     assert isinstance(outcome.wait(), str)
     assert safetensors.numpy.load_file(tmp_path / "s")["rows/values"].shape == (0, 3)
 
 
 def test_a_snapshot_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
     table, outcome = grown(SparseTable(spec(Adam())), 500), Outcome()
-    taken = Snapshot(tmp_path / "s", {"rows": table}, {}, outcome)
+    taken = Snapshot(tmp_path / "s", Content({"rows": table}, {}), outcome)
     taken.advance(0)
     taken.give_up()
     taken.wait(20)
@@ -145,7 +145,7 @@ def test_a_snapshot_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     table, outcome = grown(SparseTable(spec(Adam())), 500), Outcome()
-    taken = Snapshot(tmp_path / "file" / "s", {"rows": table}, {}, outcome)
+    taken = Snapshot(tmp_path / "file" / "s", Content({"rows": table}, {}), outcome)
     taken.finish()
     value = outcome.wait()
     assert isinstance(value, ResourceError)
