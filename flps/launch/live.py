@@ -71,7 +71,7 @@ class LiveShow:
         kind = event.get("event")
         if kind == "tick":
             self._live.update(roles_table(self._board), refresh=True)
-        elif kind in ("epoch", "eval", "lost", "restarted") and (text := line(event)):
+        elif kind in ("epoch", "eval", "lost", "restarted", "fault") and (text := line(event)):
             self._console.print(text, markup=False, highlight=False)
 
 
@@ -98,6 +98,8 @@ def line(event: Event) -> str:
         return f"{name} {event.get('reason')} and was started again; {event.get('left')} restarts are left"
     if kind == "lost":
         return f"{event.get('lost_role')}.{event.get('lost_rank')} is lost: {event.get('reason')}"
+    if kind == "fault":
+        return f"{name}: fault on purpose: {event.get('fault')}" if "messages" not in event else ""
     if kind == "refused":
         return f"{name} had a push refused: {event.get('reason')} ({event.get('rejected_pushes')} so far)"
     if kind == "end":

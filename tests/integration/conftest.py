@@ -205,6 +205,7 @@ def federate(tmp_path: Path) -> Callable[..., Saved]:
         coordinators: int = 1,
         trainer: str = "",
         resume_from: Path | None = None,
+        faults: str = "",
     ) -> Saved:
         number = len(list(tmp_path.glob("run-*")))
         run_dir = tmp_path / f"run-{number}"
@@ -224,6 +225,7 @@ def federate(tmp_path: Path) -> Callable[..., Saved]:
             trainer=trainer,
             resume_from=str(resume_from or ""),
             checkpoint=read_complete(resume_from).checkpoint if resume_from else "",
+            faults=faults,
         )
         (run_dir / "job.json").write_bytes(msgspec.json.encode(job))
         play(job)
