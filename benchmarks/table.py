@@ -116,7 +116,7 @@ def server() -> Iterator[Servers]:
             heartbeat.start()
             heartbeat.wait_joined()
             yield servers
-            servers.detach()
+            servers.detach(config.network.request_timeout_s)
             connection.ask(Leave())
             process.join(20)
         finally:

@@ -87,3 +87,15 @@ def test_proportional_memory_of_a_tree(benchmark_of) -> None:  # type: ignore[no
     memory, count = launch.pss_mib(psutil.Process(os.getpid()))
     assert count >= 1
     assert 10 < memory < psutil.virtual_memory().total / 2**20
+
+
+def test_scale() -> None:
+    """How the cost grows; the parts that start many processes are for the full form."""
+    table = rows("scale.py", "--parts", "rows,steps")
+    told = table["10,000 rows of dim 16, Adagrad: pulls, pushes, memory a row"][0].split(", ")
+    assert [number(one) > 100 for one in told] == [True, True, True]
+    grown = [cells for what, cells in table.items() if what.startswith(("server.0", "worker"))]
+    assert len(grown) == 3
+    for (memory,) in grown:
+        early, late = (number(one) for one in memory.split(", "))
+        assert late < early + 16
