@@ -199,6 +199,11 @@ def positions(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2])))]
 
 
+def is_position(folder: Path) -> bool:
+    """Whether it is called like a checkpoint's folder."""
+    return _FOLDER.fullmatch(folder.name) is not None
+
+
 def completed(folder: Path) -> list[Path]:
     """The folders of complete checkpoints, by position."""
     return [path for path in positions(folder) if (path / MANIFEST).is_file()]

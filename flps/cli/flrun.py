@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flps.config.types import Config
     from flps.launch.board import Board
     from flps.launch.plan import Plan
+    from flps.launch.resume import Start
     from flps.launch.supervise import Crew
     from flps.launch.watch import Verdict
 
@@ -65,14 +66,20 @@ def run(argv: Sequence[str], environment: Mapping[str, str], target: str | None 
 
 def _launch(arguments: Arguments, environment: Mapping[str, str], notes: Sequence[str], target: str | None) -> int:
     from flps.launch.plan import describe
+    from flps.launch.resume import tidy
 
     if arguments.dry_run:
-        plan = _plan(arguments, _config(arguments), environment)
+        plan, _ = _resumed(arguments, _plan(arguments, _config(arguments), environment))
         print(describe(plan), *(f"note      {note}" for note in notes), sep="\n")
         return 0
     with _roles_parent(arguments, target):
         config = _config(arguments)
-        plan = _plan(arguments, config, environment)
+        plan, start = _resumed(arguments, _plan(arguments, config, environment))
+        if start is not None and start.is_end(config.runner.epochs):
+            print(f"this run is done: {start}; to go on, raise its epochs: -o runner.epochs={start.epoch + 1}")
+            return EXIT_DONE
+        if start is not None:
+            tidy(start)
         with _prepared(arguments, plan, environment) as ready:
             return _watch(arguments, ready, [*notes, *ready.notes], target)
 
@@ -122,6 +129,20 @@ def _plan(arguments: Arguments, config: Config, environment: Mapping[str, str]) 
             is_mine=is_mine,
         ),
     )
+
+
+def _resumed(arguments: Arguments, plan: Plan) -> tuple[Plan, Start | None]:
+    """The plan of a run that goes on, and from where; a run that begins anew must not write among old checkpoints."""
+    import msgspec
+
+    from flps.launch.resume import expect_no_earlier_run, find
+
+    if arguments.resume is None:
+        expect_no_earlier_run(plan.job)
+        return plan, None
+    start = find(arguments.resume, Path(plan.job.run_dir).parent, plan.local, plan.job)
+    job = msgspec.structs.replace(plan.job, resume_from=str(start.folder), checkpoint=start.checkpoint)
+    return dataclasses.replace(plan, job=job, notes=(*plan.notes, f"goes on from {start}")), start
 
 
 @contextlib.contextmanager

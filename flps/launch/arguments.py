@@ -32,6 +32,8 @@ examples:
       one role alone, for instance in its own container
   flrun -m configs/ncf.yaml --worker_num=2 --in_process
       all roles as threads of one process, so that a breakpoint works
+  flrun -m configs/ncf.yaml --worker_num=10 --resume
+      go on from the newest checkpoint of the newest run; see runner.save_checkpoint_interval
   flrun -m configs/ncf.yaml --worker_num=10 --dry_run
       print what would be started, and start nothing
 
@@ -93,6 +95,7 @@ class Arguments:
     insecure: bool = False
     in_process: bool = False
     dry_run: bool = False
+    resume: str | None = None  # a folder; "": the newest checkpoint
     max_restarts: int | None = None
     faults: str = ""
     seed: int | None = None
@@ -107,7 +110,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     `--help` prints and leaves by SystemExit(0), as usual.
     """
     parser = _parser()
-    known, rest = parser.parse_known_args([_underscored(word) for word in argv])
+    known, rest = parser.parse_known_args(_with_resume([_underscored(word) for word in argv]))
     for word in rest:
         if word.startswith("-"):
             raise ConfigError(_unknown_flag(word, parser))
@@ -196,6 +199,18 @@ def _underscored(word: str) -> str:
     return "--" + flag.replace("-", "_") + equals + value
 
 
+def _with_resume(words: Sequence[str]) -> list[str]:
+    """`--resume FOLDER` as `--resume=FOLDER`, and `--resume` alone as `--resume=`: a trainer script is no folder."""
+    whole: list[str] = []
+    for word in words:
+        is_folder = not word.startswith("-") and not word.endswith(".py")
+        if whole and whole[-1] == "--resume" and is_folder:
+            whole[-1] = f"--resume={word}"
+        else:
+            whole.append(word)
+    return [word + "=" if word == "--resume" else word for word in whole]
+
+
 def _unknown_flag(word: str, parser: argparse.ArgumentParser) -> str:
     flag = word.partition("=")[0]
     if flag.lstrip("-") in NOT_HERE:
@@ -261,6 +276,11 @@ def _add_way_flags(group: argparse._ArgumentGroup) -> None:
         "runner.durability",
     )  # fmt: skip
     group.add_argument("--dry_run", action="store_true", help="print the plan and start nothing")
+    group.add_argument(
+        "--resume",
+        metavar="FOLDER",
+        help="go on from a checkpoint, or from the newest of a run; none named: of the newest run",
+    )
     group.add_argument("--in_process", action="store_true", help="all roles as threads of this process")
     group.add_argument("--insecure", action="store_true", help="plain TCP: no encryption, no authentication")
     group.add_argument("--key_dir", metavar="DIR", help="CURVE keys of `flps keys make` (default: ~/.flps/keys)")

@@ -158,6 +158,8 @@ def describe(plan: Plan) -> str:
         f"data      {job.config.runner.train_data_dir}",
         f"security  {job.security}" + (f", keys in {job.key_dir}" if job.key_dir else ""),
     ]
+    if job.resume_from:
+        lines.append(f"goes on   from {job.resume_from}")
     if job.trainer:
         lines.append(f"trainer   {job.trainer}")
     if job.faults:
