@@ -1,12 +1,14 @@
 """An embedding whose rows live in a table: in this process, or behind servers.
 
 Law 1: the module holds no parameter; the rows of a forward are leaves of the graph, and their gradients are handed on.
-Law 2: duplicates of a key in a batch are one leaf, so their gradients arrive already added up.
+Law 2: each look-up has a row of its own in the graph; gradients of one key are added up, in the order of the look-ups,
+when they are taken. (One leaf for all look-ups of a key costs a gather and a scatter within the graph.)
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flps.privacy import reveal
-from flps.table import Adam, Initializer, SparseTable, TableSpec, distinct
+from flps.table import Adam, Initializer, SparseTable, TableSpec
+from flps.table.distinct import distinct_each
 from flps.table.rules import AnyRule
 from flps.table.sparse import merge_duplicates
 
@@ -22,11 +25,19 @@ Keys = NDArray[np.uint64]
 Rows = NDArray[np.floating[Any]]
 
 
+class Lookup(NamedTuple):
+    """The keys of a batch, and the different ones among them."""
+
+    keys: Keys  # (L,) as they are looked up
+    unique: Keys  # (N,)
+    places: NDArray[np.int64]  # (L,) keys == unique[places]
+
+
 class RowSource(Protocol):
     """What an embedding needs of its table."""
 
     def pull(self, keys: Keys) -> Rows:
-        """The rows (N, dim) of `keys` (N,)."""
+        """The rows (N, dim) of `keys` (N,); keys may come twice."""
 
     def push(self, keys: Keys, pushed: Rows, unique: bool = False) -> Any:
         """Apply gradients (N, dim) to the rows of `keys` (N,); `unique`: no key comes twice."""
@@ -59,43 +70,66 @@ class Embedding(nn.Module):
         init, rule = init or Initializer(), rule or Adam()
         self.spec = TableSpec(name=name, kind="sparse", dim=dim, rule=rule, bound=rows, init=init, seed=seed)
         self.table: RowSource = SparseTable(self.spec)
-        self._staged: tuple[Keys, Rows] | None = None
-        self._touched: list[tuple[Keys, Tensor]] = []
+        self._lookup: Lookup | None = None
+        self._staged: Rows | None = None
+        self._touched: list[tuple[Keys, Lookup | None, Tensor]] = []
 
-    def stage(self, keys: Keys, rows: Rows) -> None:
-        """Rows (N, dim) that have been fetched for the coming batch, whose sorted unique keys are `keys` (N,)."""
-        self._staged = (keys, rows)
+    def lookups(self, batches: Sequence[Keys]) -> list[Lookup]:
+        """What the coming batches look up, each (L,); for many of them at once it takes less time."""
+        found = distinct_each(batches, self.spec.bound)
+        return [Lookup(keys, *unique) for keys, unique in zip(batches, found, strict=True)]
+
+    def expect(self, lookup: Lookup, rows: Rows | None = None) -> None:
+        """The next batch is known; `rows` (N, dim): those of its unique keys, when they have been fetched."""
+        if rows is not None or self._lookup is not lookup:  # who says it again does not take the rows back
+            self._lookup, self._staged = lookup, rows
 
     def forward(self, keys: Tensor) -> Tensor:
         """Rows (*, dim) of integer keys (*). Raises TypeError for keys that are no integers."""
-        if keys.is_floating_point() or keys.is_complex() or keys.dtype == torch.bool:
-            raise TypeError(f"embedding {self.name} is looked up by integers, got {keys.dtype}")
-        whole = keys.reshape(-1).to("cpu", torch.int64).numpy().view(np.uint64)  # negative ones: keys from 2**63 on
-        unique, inverse = distinct(whole, self.spec.bound)
-        leaf = torch.from_numpy(self._rows(unique)).to(keys.device)
+        whole = self._flat(keys)
+        lookup = self._lookup
+        if lookup is not None and not (lookup.keys.size == whole.size and (lookup.keys == whole).all()):
+            lookup = None
+        leaf = torch.from_numpy(self._rows(whole, lookup)).to(keys.device)
         if self.training and torch.is_grad_enabled():
             leaf.requires_grad_()
-            self._touched.append((unique, leaf))
-        picked = leaf.index_select(0, torch.from_numpy(inverse).to(keys.device))
-        return picked.reshape(*keys.shape, self.spec.dim)
+            self._touched.append((whole, lookup, leaf))
+        return leaf if keys.dim() == 1 else leaf.reshape(*keys.shape, self.spec.dim)
 
     def take_gradient(self) -> tuple[Keys, Rows] | None:
         """Keys (N,), each once, and gradients (N, dim) of every forward since the last call; None without any."""
         touched, self._touched = self._touched, []
-        self._staged = None
-        parts = [(keys, leaf.grad.cpu().numpy()) for keys, leaf in touched if leaf.grad is not None]
+        self._lookup = self._staged = None
+        parts = [self._added_up(keys, lookup, leaf.grad) for keys, lookup, leaf in touched if leaf.grad is not None]
         if len(parts) < 2:
             return parts[0] if parts else None
         keys, gradients = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return merge_duplicates(keys, gradients)
 
+    def _added_up(self, keys: Keys, lookup: Lookup | None, gradient: Tensor) -> tuple[Keys, Rows]:
+        """Gradients (N, dim) of the unique keys, from those of the look-ups (L, dim)."""
+        _, unique, places = lookup or self.lookups([keys])[0]
+        total = gradient.new_zeros(unique.size, self.spec.dim)
+        total.index_add_(0, torch.from_numpy(places).to(gradient.device), gradient)
+        return unique, total.cpu().numpy()
+
     def extra_repr(self) -> str:
         return f"{self.name!r}, dim={self.spec.dim}, rows={self.spec.bound}, placement={self.placement}"
 
-    def _rows(self, unique: Keys) -> Rows:
-        if self._staged is not None and np.array_equal(self._staged[0], unique):
-            return self._staged[1]
-        return reveal(self.table.pull(unique))
+    def _flat(self, keys: Tensor) -> Keys:
+        """`keys` (*) as a table wants them (L,); negative ones are keys from 2**63 on."""
+        if keys.dtype != torch.int64:
+            if keys.is_floating_point() or keys.is_complex() or keys.dtype == torch.bool:
+                raise TypeError(f"embedding {self.name} is looked up by integers, got {keys.dtype}")
+            keys = keys.long()
+        return keys.numpy(force=True).reshape(-1).view(np.uint64)
+
+    def _rows(self, keys: Keys, lookup: Lookup | None) -> Rows:
+        """A row (L, dim) for each look-up."""
+        if lookup is None:
+            return reveal(self.table.pull(keys))
+        rows = reveal(self.table.pull(lookup.unique)) if self._staged is None else self._staged
+        return rows.take(lookup.places, axis=0)
 
 
 def apply_gradients(model: nn.Module) -> None:

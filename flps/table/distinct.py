@@ -1,11 +1,12 @@
-"""The different ones of many keys or slots, sorted.
+"""The different ones of many keys or slots.
 
-Law: the answer is that of `np.unique`, bit for bit. Where the keys are known to be small, marking them in an array
-takes a third of the time of sorting them.
+Law: the answer depends on the keys alone. Where they are known to be small, an array of their range that notes who
+came takes a third of the time of sorting them.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -19,19 +20,32 @@ _MARKS_A_KEY = 64  # marking costs by the bound, sorting by the keys: about here
 
 
 def distinct(keys: NDArray[Whole], bound: int | None) -> tuple[NDArray[Whole], NDArray[np.int64]]:
-    """Each key of `keys` (N,) once, sorted (M,), and where in them each key stands (N,).
+    """Each key of `keys` (N,) once (M,), in an order of no meaning, and where in them each key stands (N,).
 
     bound: keys are said to be below it; None when nothing is known. A key that is not below it is found all the same.
     """
-    if not _is_small(keys, bound):
-        once, places = np.unique(keys, return_inverse=True)
-        return once, places.astype(np.int64, copy=False)
-    assert bound is not None
-    index = keys.view(np.int64)
-    marked = _marked([index], bound)
-    place = np.empty(bound, np.int64)
-    place[marked] = np.arange(marked.size)
-    return marked.view(keys.dtype), place[index]
+    return distinct_each([keys], bound)[0]
+
+
+def distinct_each(parts: Sequence[NDArray[Whole]], bound: int | None) -> list[tuple[NDArray[Whole], NDArray[np.int64]]]:
+    """`distinct` of each of several arrays; of many small ones at once it costs little more than of one."""
+    whole = np.concatenate(parts)
+    if bound is None or not _is_small(whole, bound, len(parts)):
+        return [_sorted(keys) for keys in parts]
+    sizes: list[int] = [keys.size for keys in parts]
+    index = whole.view(np.int64)
+    if len(parts) > 1:
+        index = index + np.repeat(np.arange(len(parts)) * bound, sizes)
+    numbers = np.arange(whole.size)
+    place = np.empty(len(parts) * bound, np.int64)
+    place[index] = numbers  # of those with one key the last one stays
+    last = (place.take(index) == numbers).nonzero()[0]
+    once = whole.take(last)
+    place[index.take(last)] = numbers[: last.size]
+    places = place.take(index)
+    edges = [0, *itertools.accumulate(sizes)]
+    firsts = np.searchsorted(last, edges).tolist()
+    return [(once[firsts[n] : firsts[n + 1]], places[edges[n] : edges[n + 1]] - firsts[n]) for n in range(len(parts))]
 
 
 def union(parts: Sequence[Slots]) -> Slots:
@@ -43,9 +57,14 @@ def union(parts: Sequence[Slots]) -> Slots:
     return _marked(parts, bound)
 
 
-def _is_small(keys: NDArray[Any], bound: int | None) -> bool:
-    """Whether every key is below the bound, and the bound is worth an array."""
-    return bound is not None and keys.size * _MARKS_A_KEY >= bound > 0 and int(keys.view(np.uint64).max()) < bound
+def _sorted(keys: NDArray[Whole]) -> tuple[NDArray[Whole], NDArray[np.int64]]:
+    once, places = np.unique(keys, return_inverse=True)
+    return once, places.astype(np.int64, copy=False)
+
+
+def _is_small(keys: NDArray[Any], bound: int, parts: int) -> bool:
+    """Whether every key is below the bound, and the bound is worth an array for each part."""
+    return keys.size * _MARKS_A_KEY >= parts * bound > 0 and int(keys.view(np.uint64).max()) < bound
 
 
 def _marked(parts: Sequence[Slots], bound: int) -> Slots:

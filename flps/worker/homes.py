@@ -18,11 +18,13 @@ import numpy as np
 
 from flps.message import Pull, Push
 from flps.nn import PrivateTable
+from flps.nn.embedding import Lookup
 from flps.remote import Pending, Servers
-from flps.table import DenseTable, SparseTable
+from flps.table import DenseTable, SparseTable, distinct
 from flps.table.files import Parts, TensorFile
 from flps.table.snapshot import Content
-from flps.worker.parameters import DenseParameter, Features, Keys, Parameter, Rows, SparseParameter
+from flps.worker.parameters import DenseParameter, Keys, Parameter, Rows, SparseParameter
+from flps.worker.upcoming import Upcoming
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +42,10 @@ class Home(Protocol):
 
     lookahead: int  # batches after the current one that it wants to see
 
-    def begin(self, epoch: int, upcoming: Sequence[Features]) -> None:
+    def begin(self, epoch: int, upcoming: Sequence[Upcoming]) -> None:
         """An epoch begins with these batches, at most 1 + lookahead of them."""
 
-    def take(self, step: Step, upcoming: Sequence[Features]) -> None:
+    def take(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
         """Gradients have been computed; the next batches are `upcoming`, at most 1 + lookahead of them."""
 
     def end(self, epoch: int) -> None:
@@ -87,10 +89,10 @@ class LocalHome:
                 dense.start_with(parameter.pack.values())
                 self.tables[spec.name] = dense
 
-    def begin(self, epoch: int, upcoming: Sequence[Features]) -> None:
+    def begin(self, epoch: int, upcoming: Sequence[Upcoming]) -> None:
         """Nothing to fetch."""
 
-    def take(self, step: Step, upcoming: Sequence[Features]) -> None:
+    def take(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
         share = self._share()
         for parameter in self._parameters:
             table = self.tables[parameter.spec.name]
@@ -190,28 +192,28 @@ class StepHome:
         # An embedding that names no feature asks for its rows when it is called.
         self._fetched = [p for p in parameters if isinstance(p, DenseParameter) or p.embedding.feature]
         self.share = 1.0  # of this worker in the samples of the last step
-        self._asked: deque[tuple[Pending, list[Keys | None]]] = deque()
+        self._asked: deque[tuple[Pending, list[Lookup | None]]] = deque()
         self._next_step = 0
         for parameter in parameters:
             if isinstance(parameter, SparseParameter):
                 parameter.embedding.table = RowsOnDemand(servers, numbers[parameter.spec.name])
 
-    def begin(self, epoch: int, upcoming: Sequence[Features]) -> None:
+    def begin(self, epoch: int, upcoming: Sequence[Upcoming]) -> None:
         self._next_step = 0
         self._asked.clear()
         for batch in upcoming:
-            pulls, keys = self._questions(batch)
-            self._asked.append((self._servers.look(pulls), keys))
+            pulls, lookups = self._questions(batch)
+            self._asked.append((self._servers.look(pulls), lookups))
         if upcoming:
             self._stage()
 
-    def take(self, step: Step, upcoming: Sequence[Features]) -> None:
+    def take(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
         wanted = upcoming[self.lookahead] if len(upcoming) > self.lookahead else None
-        pulls, keys = self._questions(wanted) if wanted is not None else ([], [])
+        pulls, lookups = self._questions(wanted) if wanted is not None else ([], [])
         final = not upcoming
         pending = self._servers.update(step.epoch, step.number, step.samples, final, self._pushes(), pulls)
         self._next_step = step.number + 1
-        self._asked.append((pending, keys))
+        self._asked.append((pending, lookups))
         if upcoming or not self.lookahead:
             self._stage()
 
@@ -237,10 +239,13 @@ class StepHome:
         for parameter, values in zip(dense, rows, strict=True):
             parameter.pack.load(values)
 
-    def _questions(self, batch: Features) -> tuple[list[Pull], list[Keys | None]]:
-        keys = [p.keys(batch) if isinstance(p, SparseParameter) else None for p in self._fetched]
-        pulls = [Pull(self._numbers[p.spec.name], k) for p, k in zip(self._fetched, keys, strict=True)]
-        return pulls, keys
+    def _questions(self, batch: Upcoming) -> tuple[list[Pull], list[Lookup | None]]:
+        lookups = [batch.lookups[p.spec.name] if isinstance(p, SparseParameter) else None for p in self._fetched]
+        pulls = [
+            Pull(self._numbers[p.spec.name], None if lookup is None else lookup.unique)
+            for p, lookup in zip(self._fetched, lookups, strict=True)
+        ]
+        return pulls, lookups
 
     def _pushes(self) -> list[Push]:
         pushes = []
@@ -256,14 +261,14 @@ class StepHome:
 
     def _stage(self) -> None:
         """The oldest question's answer becomes the parameters of the coming batch."""
-        pending, keys = self._asked.popleft()
+        pending, lookups = self._asked.popleft()
         rows, self.share = self._servers.fetched(pending)
-        for parameter, key, values in zip(self._fetched[: len(keys)], keys, rows, strict=True):
+        for parameter, lookup, values in zip(self._fetched[: len(lookups)], lookups, rows, strict=True):
             if isinstance(parameter, DenseParameter):
                 parameter.pack.load(values)
             else:
-                assert key is not None
-                parameter.embedding.stage(key, values)
+                assert lookup is not None
+                parameter.embedding.expect(lookup, values)
 
 
 def _part(gradient: Rows, share: float) -> Rows:
@@ -278,8 +283,9 @@ class RowsOnDemand:
         self._number = number
 
     def pull(self, keys: Keys) -> Rows:
-        """The rows (N, dim) as they are now."""
-        return self._servers.rows(self._servers.look([Pull(self._number, keys)]))[0]
+        """The rows (N, dim) as they are now; each different one is asked for once."""
+        unique, places = distinct(keys, None)
+        return self._servers.rows(self._servers.look([Pull(self._number, unique)]))[0].take(places, axis=0)
 
     def push(self, keys: Keys, pushed: Rows, unique: bool = False) -> None:
         """Gradients travel with the step, not by themselves."""

@@ -22,10 +22,9 @@ from flps.config.typed import expected, fields_of
 from flps.config.types import Config, TableParameters, table_name
 from flps.errors import ConfigError
 from flps.nn import DensePack, Embedding
-from flps.table import Initializer, TableSpec, distinct, make_rule
+from flps.table import Initializer, TableSpec, make_rule
 from flps.table.rules import ALIASES, OF_PADDLE, RULES, AnyRule
 
-Features: TypeAlias = Mapping[str, NDArray[Any]]
 Keys: TypeAlias = NDArray[np.uint64]
 Rows: TypeAlias = NDArray[np.floating[Any]]
 Update = Literal["step", "window"]
@@ -43,10 +42,6 @@ class SparseParameter:
     def __init__(self, embedding: Embedding, spec: TableSpec) -> None:
         self.embedding = embedding
         self.spec = spec
-
-    def keys(self, batch: Features) -> Keys:
-        """The sorted, unique keys that a batch looks up."""
-        return distinct(batch[self.embedding.feature].astype(np.int64, copy=False).view(np.uint64), self.spec.bound)[0]
 
     def gradient(self) -> tuple[Keys, Rows] | None:
         """Keys and gradients of this step; None when nothing was looked up."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from flps.metrics import AucHistogram
 from flps.worker.homes import Home, Step
-from flps.worker.parameters import Features
+from flps.worker.upcoming import Features, Upcoming, embeddings_of, prepared, with_following
 
 
 class Progress(NamedTuple):
@@ -78,6 +77,7 @@ class Trainer:
         self._device = device
         self._bf16 = bf16
         self._lookahead = max((home.lookahead for home in homes), default=0)
+        self._embeddings = embeddings_of(model)
         self._target: str = model.target  # type: ignore[assignment]
 
     def epoch(
@@ -97,7 +97,7 @@ class Trainer:
         totals = totals or Totals()
         self._model.train()
         began, before = time.monotonic(), totals.samples
-        stream = _with_upcoming(batches, self._lookahead)
+        stream = with_following(prepared(batches, self._embeddings), self._lookahead)
         first = next(stream, [])
         for home in self._homes:
             home.begin(epoch, first[: 1 + home.lookahead])
@@ -107,7 +107,7 @@ class Trainer:
             number += 1
             batch, *_ = upcoming
             upcoming = next(stream, [])
-            self._step(Step(epoch, number, len(batch[self._target])), batch, upcoming, totals)
+            self._step(Step(epoch, number, len(batch.features[self._target])), batch, upcoming, totals)
             if (number + 1) % every == 0 or not upcoming:
                 totals.settle()
                 samples, loss = totals.samples - totals.reported[0], totals.loss - totals.reported[1]
@@ -120,7 +120,7 @@ class Trainer:
             home.end(epoch)
         return totals
 
-    def _rest(self, rests: Rests, epoch: int, done: int, upcoming: Sequence[Features], totals: Totals) -> None:
+    def _rest(self, rests: Rests, epoch: int, done: int, upcoming: Sequence[Upcoming], totals: Totals) -> None:
         """Between two steps. Whoever goes on from here finds everything as it is after this."""
         rests.between()
         if not rests.interval or done % rests.interval:
@@ -132,12 +132,14 @@ class Trainer:
         for home in self._homes:
             home.begin(epoch, upcoming[: 1 + home.lookahead])
 
-    def _step(self, step: Step, batch: Features, upcoming: Sequence[Features], totals: Totals) -> None:
-        tensors = {name: torch.from_numpy(array).to(self._device) for name, array in batch.items()}
+    def _step(self, step: Step, batch: Upcoming, upcoming: Sequence[Upcoming], totals: Totals) -> None:
+        for embedding in self._embeddings:
+            embedding.expect(batch.lookups[embedding.name])
+        tensors = {name: torch.from_numpy(array).to(self._device) for name, array in batch.features.items()}
         logits = self._forward(tensors)
         loss = self._model.loss(logits, tensors)  # type: ignore[operator]
         loss.backward()
-        totals.add(loss.item(), logits, batch[self._target])
+        totals.add(loss.item(), logits, batch.features[self._target])
         for home in self._homes:
             home.take(step, upcoming[: 1 + home.lookahead])
 
@@ -146,16 +148,3 @@ class Trainer:
             return self._model(tensors)  # type: ignore[no-any-return]
         with torch.autocast(self._device, torch.bfloat16):
             return self._model(tensors)  # type: ignore[no-any-return]
-
-
-def _with_upcoming(batches: Iterable[Features], lookahead: int) -> Iterator[list[Features]]:
-    """Each batch with the `lookahead` batches after it, as far as there are any."""
-    window: deque[Features] = deque()
-    for batch in batches:
-        window.append(batch)
-        if len(window) > lookahead:
-            yield list(window)
-            window.popleft()
-    while window:
-        yield list(window)
-        window.popleft()

@@ -14,7 +14,8 @@ from flps.table.files import TensorFile
 from flps.table.replica import DenseReplica, SparseReplica, servers_spec
 from flps.table.snapshot import Content
 from flps.worker.homes import Step
-from flps.worker.parameters import DenseParameter, Features, Parameter, Rows, SparseParameter
+from flps.worker.parameters import DenseParameter, Parameter, Rows, SparseParameter
+from flps.worker.upcoming import Upcoming
 
 
 class SparseWindow:
@@ -144,11 +145,11 @@ class WindowHome:
         """How the servers hold such a table."""
         return servers_spec(spec)
 
-    def begin(self, epoch: int, upcoming: Sequence[Features]) -> None:
+    def begin(self, epoch: int, upcoming: Sequence[Upcoming]) -> None:
         for table in self._tables.values():
             table.show_own()
 
-    def take(self, step: Step, upcoming: Sequence[Features]) -> None:
+    def take(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
         for table in self._tables.values():
             table.step()
         self._samples += step.samples

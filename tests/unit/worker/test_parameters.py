@@ -75,14 +75,6 @@ def test_how_a_shared_table_travels(mode: str, said: str | None, update: str) ->
     assert placed[1].update == update
 
 
-def test_keys_of_a_batch_are_sorted_and_come_once() -> None:
-    items = place(Model(), config_of())[1].parameter
-    assert isinstance(items, SparseParameter)
-    keys = items.keys({"item": np.array([7, 2, 7, 0])})
-    assert keys.tolist() == [0, 2, 7]
-    assert keys.dtype == np.dtype(np.uint64)
-
-
 @pytest.mark.parametrize(
     ("runner", "says"),
     [

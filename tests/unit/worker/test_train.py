@@ -8,20 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from flps.worker.homes import Step
-from flps.worker.parameters import Features
-from flps.worker.train import Progress, Totals, Trainer, _with_upcoming
-
-
-@given(st.integers(0, 12), st.integers(0, 4))
-def test_each_batch_comes_with_those_after_it(count: int, lookahead: int) -> None:
-    batches: list[Features] = [{"n": np.array([n])} for n in range(count)]
-    seen = [[int(batch["n"][0]) for batch in window] for window in _with_upcoming(batches, lookahead)]
-    assert seen == [list(range(n, min(n + 1 + lookahead, count))) for n in range(count)]
+from flps.worker.train import Progress, Totals, Trainer
+from flps.worker.upcoming import Features, Upcoming
 
 
 class Lines(nn.Module):
@@ -47,11 +38,11 @@ class Diary:
         self.lookahead = lookahead
         self.calls: list[tuple[Any, ...]] = []
 
-    def begin(self, epoch: int, upcoming: Sequence[Features]) -> None:
-        self.calls.append(("begin", epoch, [int(batch["x"][0]) for batch in upcoming]))
+    def begin(self, epoch: int, upcoming: Sequence[Upcoming]) -> None:
+        self.calls.append(("begin", epoch, [int(batch.features["x"][0]) for batch in upcoming]))
 
-    def take(self, step: Step, upcoming: Sequence[Features]) -> None:
-        self.calls.append(("take", *step, [int(batch["x"][0]) for batch in upcoming]))
+    def take(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
+        self.calls.append(("take", *step, [int(batch.features["x"][0]) for batch in upcoming]))
 
     def end(self, epoch: int) -> None:
         self.calls.append(("end", epoch))
