@@ -90,6 +90,13 @@ class TableParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = None
     initializer: Annotated[Initializer | None, Meta(description="How the first value of a row is drawn.")] = None
     dtype: Annotated[Literal["float32", "float64"] | None, Meta(description="Number type of the rows.")] = None
+    memory_bytes_max: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Bytes that the rows of a sparse table may take in the memory of one server (or of the client, "
+            "if it is private); cold rows beyond it go to disk, see [memory](memory.md). Left out: no bound."
+        ),
+    ] = None
 
 
 ReaderType = Literal["columnar", "QueueDataset", "DataLoader", "RecDataset"]

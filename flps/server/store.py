@@ -31,14 +31,20 @@ _WHOLE: Slots = np.zeros(1, np.int64)  # a dense table changes as if it were one
 class Store:
     """Tables by the number that the workers call them by."""
 
-    def __init__(self, rank: int, servers: int, keys_max: int, warm_from: Path | None = None) -> None:
-        """`warm_from`: a saved model's folder whose shared tables are taken as first values."""
+    def __init__(
+        self, rank: int, servers: int, keys_max: int, warm_from: Path | None = None, spill_in: Path | None = None
+    ) -> None:
+        """`warm_from`: a saved model's folder whose shared tables are taken as first values.
+
+        `spill_in`: where tables keep the rows that memory may not hold.
+        """
         self.rank = rank
         self.servers = servers
         self.tables: list[Table] = []
         self.is_warm = warm_from is not None
         self._keys_max = keys_max
         self._warm_from = warm_from
+        self._spill_in = spill_in
         self._snapshot: Snapshot | None = None
 
     def declare(self, described: Sequence[dict[str, Any]]) -> list[int]:
@@ -124,7 +130,7 @@ class Store:
 
         Returns how one of those servers described its part. Raises DataError.
         """
-        self.tables, part = take_up(folder, checkpoint, self.rank, self.servers)
+        self.tables, part = take_up(folder, checkpoint, self.rank, self.servers, self._spill_in)
         self.is_warm = True
         return part
 
@@ -157,7 +163,7 @@ class Store:
             self._snapshot.wait(timeout_s)
 
     def _make(self, specs: Sequence[TableSpec]) -> list[Table]:
-        tables = make_tables(specs)
+        tables = make_tables(specs, self._spill_in)
         if self._warm_from is not None:
             warm_up(tables, self._warm_from, self.rank, self.servers)
         return tables

@@ -54,7 +54,9 @@ def open_shares(folder: Path, names: Sequence[str], sums: Mapping[str, str]) -> 
     return [TensorFile(folder / name, sums[name]) for name in names]
 
 
-def take_up(folder: Path, checkpoint: str, rank: int, servers: int) -> tuple[list[SparseTable | DenseTable], Part]:
+def take_up(
+    folder: Path, checkpoint: str, rank: int, servers: int, spill_in: Path | None = None
+) -> tuple[list[SparseTable | DenseTable], Part]:
     """The tables of server `rank` of `servers` as a checkpoint has them, and how a server that wrote it described it.
 
     checkpoint: its identity. With as many servers as wrote it, a server's own part is all that it needs.
@@ -65,7 +67,7 @@ def take_up(folder: Path, checkpoint: str, rank: int, servers: int) -> tuple[lis
     names = [own] if is_own else parts_here(folder, "shared")
     parts = [read_part(folder, name, checkpoint) for name in names]
     shares = open_shares(folder, names, {part.file: part.sha256 for part in parts})
-    tables = make_tables(parts[0].tables if is_own else _divided(parts, rank, servers))
+    tables = make_tables(parts[0].tables if is_own else _divided(parts, rank, servers), spill_in)
     for table in tables:
         fill(table, shares, *((0, 1) if is_own else (rank, servers)), is_exact=True)
     log.info(
@@ -88,12 +90,12 @@ def _divided(parts: Sequence[Part], rank: int, servers: int) -> list[TableSpec]:
     return specs
 
 
-def make_tables(specs: Sequence[TableSpec]) -> list[SparseTable | DenseTable]:
-    """Tables with first values. Raises ConfigError when two have one name."""
+def make_tables(specs: Sequence[TableSpec], spill_in: Path | None = None) -> list[SparseTable | DenseTable]:
+    """Tables with first values; cold rows lie in `spill_in`. Raises ConfigError when two have one name."""
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         raise ConfigError(f"two tables have one name: {', '.join(sorted(names))}")
-    return [make_sparse(spec) if spec.kind == "sparse" else DenseTable(spec) for spec in specs]
+    return [make_sparse(spec, spill_in) if spec.kind == "sparse" else DenseTable(spec) for spec in specs]
 
 
 def fill(

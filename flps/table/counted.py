@@ -7,6 +7,7 @@ Law 2: what a push adds to a key's counters and whether it lets the key in depen
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,9 +44,9 @@ class Shrunk(NamedTuple):
 class CountedTable(SparseTable):
     """Rows with the counters of an accessor."""
 
-    def __init__(self, spec: TableSpec) -> None:
+    def __init__(self, spec: TableSpec, spill_in: Path | None = None) -> None:
         assert spec.accessor is not None
-        super().__init__(spec)
+        super().__init__(spec, spill_in)
         self.accessor: Accessor = spec.accessor
         self._counters = [column.name for column in self.storage.columns].index(COUNTERS)
 
@@ -159,9 +160,9 @@ class CountedTable(SparseTable):
             yield np.arange(start, stop), self.storage.slice(self._counters, start, stop)
 
 
-def make_sparse(spec: TableSpec) -> SparseTable:
+def make_sparse(spec: TableSpec, spill_in: Path | None = None) -> SparseTable:
     """The table that a description means: with counters where it has an accessor."""
-    return SparseTable(spec) if spec.accessor is None else CountedTable(spec)
+    return SparseTable(spec, spill_in) if spec.accessor is None else CountedTable(spec, spill_in)
 
 
 def scaled(rule: AnyRule, pushed: Rows, counts: Counts) -> Rows:

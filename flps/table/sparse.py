@@ -6,7 +6,8 @@ Law 2: only logic is here: which slot a key has is the index's business, where a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,8 +17,10 @@ from flps.table.accessor import COUNTERS, WIDTH
 from flps.table.index import MISSING, Keys, Slots, make_index
 from flps.table.rules import Rows
 from flps.table.spec import TableSpec
+from flps.table.spill import SpilledStorage
 from flps.table.storage import Column, MemoryStorage
 
+_ROWS_A_PART = 1 << 16  # what is made of new rows on the way stays small
 _VALUES, _STATE = 0, 1  # columns of the storage: the weights, then the rule's state arrays
 Whole = TypeVar("Whole", np.int64, np.uint64)
 
@@ -29,12 +32,22 @@ def row_columns(spec: TableSpec) -> tuple[Column, ...]:
     return Column("values", spec.dim, spec.dtype), *state, *counters
 
 
+def make_storage(
+    columns: Sequence[Column], memory_bytes_max: int | None, spill_in: Path | None
+) -> MemoryStorage | SpilledStorage:
+    """Where rows of these columns stand, with or without a bound of memory."""
+    if memory_bytes_max is None or not sum(column.row_bytes for column in columns):
+        return MemoryStorage(columns)
+    return SpilledStorage(columns, memory_bytes_max, spill_in)
+
+
 class SparseTable:
     """Rows of one table (or of one server's share of it)."""
 
-    def __init__(self, spec: TableSpec) -> None:
+    def __init__(self, spec: TableSpec, spill_in: Path | None = None) -> None:
+        """`spill_in`: where the rows beyond `spec.memory_bytes_max` lie; None: the folder of temporary files."""
         self.spec = spec
-        self.storage = MemoryStorage(row_columns(spec))
+        self.storage = make_storage(row_columns(spec), spec.memory_bytes_max, spill_in)
         self._trained = range(1 + len(spec.rule.first_state()))  # columns that the rule sees
         self._index = make_index(spec.bound)
 
@@ -127,9 +140,18 @@ class SparseTable:
         for column, rows in enumerate((values, *state)):
             self.storage.write(column, slots, rows)
 
+    def close(self) -> None:
+        """The rows are gone, from the disk too."""
+        self.storage.close()
+
     def _create(self, keys: Keys) -> None:
+        self.storage.reserve(self._index.size + keys.size)  # first, for it may fail
         slots = self._index.insert(keys)
-        self.storage.reserve(self._index.size)
+        for start in range(0, keys.size, _ROWS_A_PART):
+            self._begin(slots[start : start + _ROWS_A_PART], keys[start : start + _ROWS_A_PART])
+
+    def _begin(self, slots: Slots, keys: Keys) -> None:
+        """Write the first values of the rows of `keys` (N,) into these slots (N,)."""
         spec = self.spec
         self.storage.write(_VALUES, slots, spec.init.rows(keys, spec.dim, spec.seed, spec.dtype))
         columns = self.storage.columns

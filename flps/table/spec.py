@@ -26,4 +26,5 @@ class TableSpec(msgspec.Struct, frozen=True, kw_only=True):
     init: Initializer = Initializer()
     seed: Annotated[int, Meta(ge=0, lt=2**62)] = 0
     dtype: Literal["float32", "float64"] = "float32"
+    memory_bytes_max: Annotated[int, Meta(ge=1)] | None = None  # of rows in memory, in one place; the others go to disk
     accessor: Accessor | None = None  # what is counted about a row, and which keys are let in

@@ -40,7 +40,8 @@ class SpilledStorage:
         self._cold: ColdFile | None = None
         self._rows = 0
         self._frame_of = GrowingArray(None, "int32")
-        self._frames = 0  # frames handed out so far
+        self._frames = 0  # frames in use or free
+        self._free: Frames = np.empty(0, np.int64)
         self._hand = 0
         self._hot = MemoryStorage(columns)
         self._slot_of = GrowingArray(None, "int32")
@@ -110,8 +111,10 @@ class SpilledStorage:
                 self._file.write(cold, self._file.read(slots[cold]))
         hot = np.flatnonzero(frame_of >= 0)
         frames = frame_of[hot]
-        self._slot_of.lines[: self._frames] = _NEW
         self._slot_of.lines[frames] = hot
+        is_free = np.ones(self._frames, bool)
+        is_free[frames] = False
+        self._free = np.flatnonzero(is_free)
         self._changed.lines[frames] = True  # what lies in the file is another row now
         self._frame_of.lines[: slots.size] = frame_of
         self._frame_of.truncate(slots.size)
@@ -152,12 +155,13 @@ class SpilledStorage:
 
     def _free_frames(self, count: int) -> Frames:
         """So many frames (N,) for rows that come in: not touched yet, not changed."""
+        frames, self._free = self._free[:count], self._free[count:]
         first = self._frames
-        self._frames = min(first + count, self._capacity)
+        self._frames = min(first + count - frames.size, self._capacity)
         self._hot.reserve(self._frames)
         for array in (self._slot_of, self._touched, self._changed):
             array.reserve(self._frames)
-        frames = np.arange(first, self._frames)
+        frames = np.concatenate((frames, np.arange(first, self._frames)))
         self._touched.lines[frames] = _HELD
         if frames.size < count:
             frames = np.concatenate((frames, self._evict(count - frames.size)))
@@ -184,9 +188,8 @@ class SpilledStorage:
         return frames
 
     def _put_away(self, frames: Frames) -> None:
+        """Rows leave these frames; those that changed go to the file, by ascending slot."""
         slots = self._slot_of.lines[frames]
-        is_row = slots >= 0
-        frames, slots = frames[is_row], slots[is_row]
         self._frame_of.lines[slots] = _COLD
         changed = np.flatnonzero(self._changed.lines[frames])
         order = changed[np.argsort(slots[changed])]

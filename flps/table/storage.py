@@ -135,6 +135,10 @@ class MemoryStorage:
         """That column's part (stop - start, width) of the rows in slots start..stop-1."""
         return self._arrays[column].lines[start:stop].copy()
 
+    def close(self) -> None:
+        """The rows are gone."""
+        self._arrays.clear()
+
     def keep(self, slots: Slots) -> None:
         """Only the rows in these ascending slots (M,) stay, as slots 0..M-1. Not while a snapshot runs."""
         assert self.before_write is None, "a snapshot counts on every row to stay in its slot"

@@ -113,6 +113,7 @@ def _place_embedding(embedding: Embedding, config: Config) -> Placed:
         init=_initializer(settings, embedding, rule),
         seed=(config.seed * 1_000_003 + zlib.crc32(spec.name.encode())) % 2**62,
         dtype=settings.dtype or spec.dtype,
+        memory_bytes_max=settings.memory_bytes_max,
     )
     placement = config.placement(spec.name) or embedding.placement
     return Placed(SparseParameter(embedding, spec), placement, _update(spec.name, placement, config))
@@ -134,9 +135,10 @@ def _initializer(settings: TableParameters, embedding: Embedding, rule: AnyRule)
 
 def _pack(model: nn.Module, names: Sequence[str], table: str, config: Config) -> DenseParameter:
     settings = config.table_parameters.get(table, TableParameters())
-    for key in ("placement", "initializer", "initial_range"):
+    hints = {"placement": "runner.private names the private ones of", "memory_bytes_max": "no disk holds"}
+    for key in ("placement", "initializer", "initial_range", "memory_bytes_max"):
         if getattr(settings, key) is not None:
-            hint = "runner.private names the private ones of" if key == "placement" else "the model's code draws"
+            hint = hints.get(key, "the model's code draws")
             raise ConfigError(f"table_parameters.{table}.{key} has no effect: {hint} the dense parameters")
     rule = rule_of(config, table)
     if settings.dtype == "float64":

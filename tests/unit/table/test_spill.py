@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flps.errors import ResourceError
-from flps.table import cold
+from flps.table import Adam, Sgd, SparseTable, TableSpec, cold
 from flps.table.cold import ColdFile
+from flps.table.files import read_tables
+from flps.table.snapshot import Content, Snapshot
 from flps.table.spill import SpilledStorage
 from flps.table.storage import Column, MemoryStorage
 
@@ -52,7 +54,7 @@ def refill(storages: tuple[Any, ...], rows: int, step: int) -> None:
 
 
 @given(STEPS, st.sampled_from([FEW, 22 * 60, 10_000]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_rows_are_those_of_memory(steps: list[Any], memory_bytes_max: int) -> None:
     spilled, plain = SpilledStorage(COLUMNS, memory_bytes_max, None), MemoryStorage(COLUMNS)
     refill((spilled, plain), 0, 0)
@@ -161,10 +163,82 @@ def test_reads_are_announced_while_the_disk_is_waited_for(
     assert told
 
 
+def spec(**changes: Any) -> TableSpec:
+    settings: dict[str, Any] = {"name": "items", "kind": "sparse", "dim": 3, "rule": Adam()}
+    return TableSpec(**{**settings, **changes})
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["push", "pull", "load", "remove"]), SLOTS), max_size=10),
+    st.sampled_from([None, 120]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_table_is_the_same_with_and_without_a_bound(steps: list[Any], bound: int | None) -> None:
+    plain, spilled = SparseTable(spec(bound=bound)), SparseTable(spec(bound=bound, memory_bytes_max=FEW))
+    assert isinstance(spilled.storage, SpilledStorage)
+    both = (plain, spilled)
+    for step, (verb, listed) in enumerate(steps):
+        keys = np.array(listed, np.uint64) * (1 if bound else 2**50)
+        if verb == "push":
+            pushed = np.random.default_rng(step).standard_normal((keys.size, 3)).astype(np.float32)
+            assert np.array_equal(*(table.push(keys, pushed) for table in both))
+        elif verb == "pull":
+            assert np.array_equal(*(table.pull(keys) for table in both))
+        elif verb == "load":
+            dumped = {name: part[::2] for name, part in plain.dump().items()}
+            assert np.array_equal(*(table.load(dumped) for table in both))
+        else:
+            for table in both:
+                table.remove(table.slots(keys))
+    one, other = plain.dump(), spilled.dump()
+    assert list(one) == list(other)
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert all(np.array_equal(one[name][3:9], spilled.part(name, 3, 9)) for name in one)
+    spilled.close()
+
+
+def test_a_snapshot_of_a_spilled_table_is_its_dump(tmp_path: Path) -> None:
+    table = SparseTable(spec(memory_bytes_max=20_000))
+    keys = np.arange(3000, dtype=np.uint64)
+    table.push(keys, np.ones((3000, 3), np.float32))
+    expected = table.dump()
+    sums: list[Any] = []
+    snapshot = Snapshot(tmp_path / "t.safetensors", Content({"items": table}, {}), sums.append)
+    snapshot.advance(0.0)
+    for start in range(0, 3000, 100):
+        table.push(keys[start::7], np.ones((keys[start::7].size, 3), np.float32))
+        snapshot.advance(0.0)
+    snapshot.finish()
+    snapshot.wait(20)
+    assert len(sums) == 1
+    saved = read_tables(tmp_path / "t.safetensors")["items"]
+    assert all(np.array_equal(saved[name], part) for name, part in expected.items())
+    assert not np.array_equal(table.dump()["values"], expected["values"])
+    table.close()
+
+
+def test_a_table_whose_rows_find_no_room_on_disk_is_as_before(tmp_path: Path) -> None:
+    table = SparseTable(spec(memory_bytes_max=FEW), tmp_path / "missing")
+    table.push(np.arange(10, dtype=np.uint64), np.ones((10, 3), np.float32))
+    before = table.dump()
+    with pytest.raises(ResourceError, match="make room"):
+        table.pull(np.arange(50, dtype=np.uint64))
+    assert len(table) == 10
+    assert all(np.array_equal(part, before[name]) for name, part in table.dump().items())
+    assert table.pull(np.arange(10, dtype=np.uint64)).shape == (10, 3)
+
+
+def test_a_table_without_numbers_needs_no_disk() -> None:
+    table = SparseTable(spec(dim=0, rule=Sgd(), memory_bytes_max=FEW))
+    assert table.pull(np.arange(100, dtype=np.uint64)).shape == (100, 0)
+
+
 FULL_DISK = """
 import resource, sys
 import numpy as np
 from flps.errors import ResourceError
+from flps.table.files import read_tables
+from flps.table.snapshot import Content, Snapshot
 from flps.table.spill import SpilledStorage
 from flps.table.storage import Column
 
