@@ -26,6 +26,7 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
+from flps.errors import FlpsError
 from flps.membership import Member
 from flps.transport.access import Access
 from flps.transport.calm import Calm
@@ -77,6 +78,7 @@ class Gate:
             self._zap = None if access is None else opened.enter_context(_bound_to_zap(context))
             self._news = opened.enter_context(_monitor(context, listening))
             opened.pop_all()
+        self._sockets = [one for one in (self._zap, self._news) if one is not None]
         self._thread = threading.Thread(target=self._watch, name="gate", daemon=True)
         self._thread.start()
 
@@ -84,6 +86,8 @@ class Gate:
         """Whether the key that this frame came with may speak as that member, now."""
         if self._access is None:
             return True
+        if not self._thread.is_alive():
+            raise FlpsError("the thread that checks keys has ended: nobody is let in any more")
         try:
             user = frame.get("User-Id")
         except zmq.ZMQError:  # no such property: nobody was asked for a key
@@ -101,18 +105,19 @@ class Gate:
                 visitor.received += sum(self._on_the_wire(size) for size in sizes)
 
     def close(self) -> None:
-        """Stop the thread; the listening socket is closed before."""
+        """Stop the thread. The listening socket is closed before: it would wait for whoever reads its news."""
         self._is_over.set()
         self._thread.join()
+        for one in self._sockets:
+            one.close()
 
     def _on_the_wire(self, size: int) -> int:
         body = size + self._seal
         return body + (2 if body < 256 else 9)
 
     def _watch(self) -> None:
-        sockets = [one for one in (self._zap, self._news) if one is not None]
         poller = zmq.Poller()
-        for one in sockets:
+        for one in self._sockets:
             poller.register(one, zmq.POLLIN)
         look_at = reload_at = 0.0
         while not self._is_over.is_set():
@@ -128,8 +133,6 @@ class Gate:
             if now >= look_at:
                 look_at = now + _TICK_MS / 1000
                 self._look_around()
-        for one in sockets:
-            one.close()
 
     def _answer(self, zap: Any) -> None:
         """Tell zmq whether it may talk to a key (ZeroMQ RFC 27)."""
@@ -142,7 +145,8 @@ class Gate:
         self.refused_keys += 1
         shown = fingerprint(key) if key else "none"
         self._calm.warn("key %s from %s is not known here, or revoked: no answer", shown, address.decode()[:64])
-        zap.send_multipart([version, request, b"400", b"", b"", b""])
+        # 300 says nothing, and who is allowed later gets in with its next attempt; 400 would be an answer.
+        zap.send_multipart([version, request, b"300", b"", b"", b""])
 
     def _hear(self) -> None:
         """Connections that have come and gone."""
@@ -175,6 +179,7 @@ class Gate:
     def _cut(self, descriptor: int, why: str) -> None:
         visitor = self._visitors.pop(descriptor)
         with suppress(OSError), _same_connection(descriptor, visitor.peer) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # what waits is lost
             connection.shutdown(socket.SHUT_RDWR)  # zmq finds it broken and lets go of what it has collected
             self.cut += 1
             self._calm.warn("cut the connection of %s: %s", visitor.peer[0] if visitor.peer else "a stranger", why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ import zmq
 
 from flps.errors import ConfigError, PeerLost, ResourceError
 from flps.membership import Member
-from flps.transport.security import ROLES, fingerprint, make_keys, public_key, secret_key
+from flps.message import Done, Hello, Refusal, decode
+from flps.transport.access import allow, revoke
+from flps.transport.gate import RELOAD_S
+from flps.transport.security import ROLES, fingerprint, make_keys, public_key, secret_key, write_whole
+
+SERVER = Member("server", 0)
 
 
 def test_made_keys_are_pairs_for_the_owner_only(tmp_path: Path) -> None:
@@ -105,9 +111,141 @@ def test_a_workers_key_speaks_for_workers_only(claim: str, make_wire: Any) -> No
 
 def test_each_role_has_its_say_with_its_own_key(make_wire: Any) -> None:
     wire = make_wire("curve").listen()
-    for role in ROLES:
-        assert wire.echo(wire.dial(member=Member(role, 1))) == [1, 2]
-    assert [member.role for member, _ in wire.notebook.carried_out] == list(ROLES)
+    assert wire.echo(wire.dial()) == [1, 2]
+    server = wire.dial(member=SERVER)
+    server.call(Hello())
+    assert server.hear(5.0) == Done()
+    assert [member.role for member, _ in wire.notebook.carried_out] == ["worker", "server"]
+
+
+# --- keys of owners --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def owners(make_wire: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A wire whose operator has no key for the role of the workers, and the key folders of three owners: 0, 1 and 2
+    are the ranks that their keys may speak as, in this order.
+    """
+    monkeypatch.setattr("flps.transport.sockets._HANDSHAKE_MS", 1000)  # who was refused tries again after it
+    wire = make_wire("curve")
+    keys = wire.folder / "keys"
+    for half in ("public", "secret"):
+        (keys / f"worker.{half}").unlink()
+    wire.owners = []
+    for rank in range(3):
+        own = tmp_path / f"owner-{rank}"
+        make_keys(own, ["worker"])
+        write_whole(own / "server.public", (keys / "server.public").read_bytes(), 0o644)
+        allow(keys, public_key(own, "worker"), f"owner-{rank}", "worker", frozenset({rank}))
+        wire.owners.append(str(own))
+    return wire.listen()
+
+
+def is_well(wire: Any, owner: int = 2) -> bool:
+    return bool(wire.echo(wire.dial(owner, key_dir=wire.owners[owner])) == [1, 2])
+
+
+def is_unheard(wire: Any, connection: Any) -> bool:
+    """Whether a question gets no answer and is not carried out."""
+    before = len(wire.notebook.carried_out)
+    with pytest.raises(PeerLost):
+        connection.ask(wire.look(1), 0.25)
+    return len(wire.notebook.carried_out) == before
+
+
+def test_an_owners_key_speaks_for_the_owner(owners: Any) -> None:
+    for rank, key_dir in enumerate(owners.owners):
+        assert owners.echo(owners.dial(rank, key_dir=key_dir)) == [1, 2]
+    assert [member.rank for member, _ in owners.notebook.carried_out] == [0, 1, 2]
+    assert owners.listener.refused_keys == 0
+
+
+def test_worker_1s_key_does_not_speak_as_worker_2(owners: Any) -> None:
+    assert is_unheard(owners, owners.dial(2, key_dir=owners.owners[1]))
+    assert is_unheard(owners, owners.dial(3, key_dir=owners.owners[1]))
+    assert owners.listener.refused_keys >= 2
+    assert owners.rejected >= 2
+    assert is_well(owners)
+
+
+def test_a_key_revoked_before_gets_no_answer(owners: Any) -> None:
+    revoke(owners.folder / "keys", "owner-1")
+    time.sleep(2 * RELOAD_S)
+    assert is_unheard(owners, owners.dial(1, key_dir=owners.owners[1]))
+    assert owners.rejected == 0  # it did not get as far as a message
+    assert owners.listener.refused_keys >= 1
+    assert is_well(owners)
+
+
+def test_a_key_revoked_during_a_run_is_not_listened_to_any_more(owners: Any) -> None:
+    connection = owners.dial(1, key_dir=owners.owners[1])
+    assert owners.echo(connection) == [1, 2]
+    revoke(owners.folder / "keys", "owner-1")
+    time.sleep(2 * RELOAD_S)
+    assert is_unheard(owners, connection)  # the connection that stood
+    assert is_unheard(owners, owners.dial(1, key_dir=owners.owners[1]))  # and a new one
+    assert is_well(owners)
+
+
+def test_a_key_allowed_during_a_run_is_let_in(owners: Any, tmp_path: Path) -> None:
+    make_keys(tmp_path / "late", ["worker"])
+    (tmp_path / "late" / "server.public").write_bytes((owners.folder / "keys" / "server.public").read_bytes())
+    connection = owners.dial(5, key_dir=str(tmp_path / "late"))
+    assert is_unheard(owners, connection)  # it tries again, on the same socket
+    allow(owners.folder / "keys", public_key(tmp_path / "late", "worker"), "late", "worker", frozenset({5}))
+    assert owners.numbers(connection.ask(owners.look(1))) == [1]
+
+
+def test_refused_keys_are_told_with_their_fingerprint(owners: Any, tmp_path: Path, caplog: Any) -> None:
+    make_keys(tmp_path / "unknown", ["worker"])
+    (tmp_path / "unknown" / "server.public").write_bytes((owners.folder / "keys" / "server.public").read_bytes())
+    assert is_unheard(owners, owners.dial(1, key_dir=str(tmp_path / "unknown")))
+    print_ = fingerprint(public_key(tmp_path / "unknown", "worker"))
+    assert f"key {print_} from 127.0.0.1 is not known here, or revoked: no answer" in caplog.text
+
+
+def frames_of(connection: Any, sequence: int, body: Any) -> list[bytes]:
+    """A message as it would be recorded on its way."""
+    return [bytes(memoryview(frame).cast("B")) for frame in connection._encode(sequence, body)]
+
+
+def test_recorded_messages_of_another_owner_are_refused(owners: Any) -> None:
+    """Worker 0's own messages, word for word, over worker 1's connection."""
+    first, second = (owners.dial(rank, key_dir=owners.owners[rank]) for rank in (0, 1))
+    recorded = frames_of(first, 1, owners.look(7))
+    second._socket.send_multipart(recorded)
+    assert owners.has_rejected(1)
+    assert owners.notebook.carried_out == []
+    first._socket.send_multipart(recorded)
+    assert first._socket.poll(5000)
+    assert len(owners.notebook.carried_out) == 1
+
+
+def test_recorded_messages_sent_again_are_answered_again_and_not_applied_again(owners: Any) -> None:
+    worker = owners.dial(0, key_dir=owners.owners[0])
+    recorded = frames_of(worker, 1, owners.look(7))
+    for _ in range(5):
+        worker._socket.send_multipart(recorded)
+        assert worker._socket.poll(5000)
+        assert decode(worker._socket.recv_multipart(), worker._carrier.limits).sequence == 1
+    assert len(owners.notebook.carried_out) == 1
+    newer = owners.dial(0, key_dir=owners.owners[0], incarnation=2)
+    assert owners.echo(newer) == [1, 2]
+    worker._socket.send_multipart(recorded)  # of an older life
+    assert worker._socket.poll(5000)
+    answer = decode(worker._socket.recv_multipart(), worker._carrier.limits).body
+    assert answer == Refusal("worker:0 speaks as incarnation 1, but 2 is known")
+    assert len(owners.notebook.carried_out) == 2
+
+
+def test_recorded_messages_of_another_run_are_refused(owners: Any) -> None:
+    before = owners.dial(0, key_dir=owners.owners[0], run_id="yesterday")
+    recorded = frames_of(before, 1, owners.look(7))
+    worker = owners.dial(0, key_dir=owners.owners[0])
+    worker._socket.send_multipart(recorded)
+    assert owners.has_rejected(1)
+    assert owners.notebook.carried_out == []
+    assert owners.echo(worker) == [1, 2]
 
 
 @pytest.mark.parametrize("ask", [lambda wire: wire.listen(), lambda wire: wire.dial()])
