@@ -49,6 +49,7 @@ class TableService:
         self._models = models
         self._lost = lost
         self._present = set(range(workers))
+        self._made_rows = False  # the last question asked for rows that there were not
         self._lives: dict[int, int] = {}  # worker -> its incarnation
         self._waits_for_cohort = config.runner.sync_mode == "sync"
         self._cohort = Cohort(workers)
@@ -68,7 +69,10 @@ class TableService:
         return isinstance(body, Declare | Start | Look | Update | Window | Save | Cut | Detach)
 
     def records(self, request: Request) -> bool:
-        return not isinstance(request.body, Look | Save | Cut)
+        if isinstance(request.body, Look):
+            made, self._made_rows = self._made_rows, False
+            return made
+        return not isinstance(request.body, Save | Cut)
 
     def handle(self, request: Request, now: float) -> Answers:
         ticket, body = request.ticket, request.body
@@ -84,7 +88,10 @@ class TableService:
                 self._store.start(body.values)
                 return [(ticket, Done())]
             case Look():
-                return [(ticket, Rows(self._store.pull(body.pulls)))]
+                before = self._store.rows
+                rows = Rows(self._store.pull(body.pulls))
+                self._made_rows = self._store.rows > before
+                return [(ticket, rows)]
             case Update():
                 return self._update(ticket, body)
             case Window():

@@ -47,6 +47,11 @@ class Store:
         self._spill_in = spill_in
         self._snapshot: Snapshot | None = None
 
+    @property
+    def rows(self) -> int:
+        """Rows of all sparse tables."""
+        return sum(len(table) for table in self.tables if isinstance(table, SparseTable))
+
     def declare(self, described: Sequence[dict[str, Any]]) -> list[int]:
         """Make the tables, or check that they are those that stand; returns the dense ones that have no values yet."""
         try:

@@ -1,6 +1,7 @@
 """The asking end: numbered requests, sent again until answered.
 
-Law 1: a request has a number and is sent again, unchanged, until its answer comes; the listener carries it out once.
+Law 1: a request has a number and is sent again until its answer comes; the listener carries it out once. Only what is
+settled by then is said anew: a listener that was started again may not know of it yet.
 Law 2: every wait has a deadline and ends in an error that names who was waited for.
 """
 
@@ -28,7 +29,7 @@ def _no_alarm() -> None:
 
 @dataclass
 class _Request:
-    frames: list[Any]
+    body: Body
     sent_at: float
     answer: Body | None = None
 
@@ -50,10 +51,10 @@ class Connection:
     def send(self, body: Body) -> int:
         """Send a request; returns its number, for `wait`."""
         self._carrier.saw(self._carrier.member, body)
-        request = _Request(self._encode(self._sequence + 1, body), time.monotonic())
+        frames = self._encode(self._sequence + 1, body)
         self._sequence += 1
-        self._open[self._sequence] = request
-        self._transmit(request.frames)
+        self._open[self._sequence] = _Request(body, time.monotonic())
+        self._transmit(frames)
         return self._sequence
 
     def wait(self, number: int, timeout_s: float | None = None) -> Body:
@@ -114,10 +115,10 @@ class Connection:
 
     def _send_again(self) -> None:
         now = time.monotonic()
-        for _, request in sorted(self._open.items()):
+        for number, request in sorted(self._open.items()):
             if request.answer is None and now - request.sent_at > self._carrier.network.retry_s:
                 request.sent_at = now
-                self._transmit(request.frames)
+                self._transmit(self._encode(number, request.body))
 
     def _receive(self, timeout_s: float) -> Envelope | None:
         if not self._socket.poll(int(timeout_s * 1000)):

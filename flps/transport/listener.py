@@ -61,7 +61,9 @@ class Service(Protocol):
         """Whether this service answers such messages."""
 
     def records(self, request: Request) -> bool:
-        """Whether this request may change the state, so that it must be in the journal first."""
+        """Whether this request may change the state, so that it must be in the journal first. Asked once more when it
+        has been carried out: a question whose answer has changed something must be there before that answer leaves.
+        """
 
     def handle(self, request: Request, now: float) -> Answers:
         """Carry out a request; returns what can be answered now. Raises Refused, and then nothing has changed."""
@@ -249,12 +251,16 @@ def carry_out(listener: Listener, services: Sequence[Service], request: Request,
     """Let the service that handles it carry out a request, written down first."""
     for service in services:
         if service.handles(request.body):
-            if request.frames and service.records(request):
+            is_kept = listener.journal is not None and bool(request.frames)
+            is_first = is_kept and service.records(request)
+            if is_first:
                 listener.record(REQUEST, request.frames)
             try:
                 answer_all(listener, service.handle(request, now))
             except (Refused, ProtocolError) as error:
                 listener.refuse(request.ticket, error)
+            if is_kept and not is_first and service.records(request):
+                listener.record(REQUEST, request.frames)
             return
     listener.answer(request.ticket, Refusal(f"{type(request.body).__name__} is not for this role"))
 
