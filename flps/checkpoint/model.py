@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flps.checkpoint.record import MANIFEST, read_record, write_record
-from flps.errors import DataError
+from flps.errors import DataError, ResourceError
 from flps.table import TableSpec
 from flps.table.files import Parts, read_tensors, write_tensors
 
@@ -50,8 +50,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def retract_manifest(folder: Path) -> None:
-    """From here on the folder is not a saved model, until its manifest is written again."""
-    (folder / MANIFEST).unlink(missing_ok=True)
+    """From here on the folder is not a saved model, until its manifest is written again. Raises ResourceError."""
+    try:
+        (folder / MANIFEST).unlink(missing_ok=True)
+    except OSError as error:
+        raise ResourceError(f"cannot save a model in {folder}: {error.strerror}") from error
 
 
 def read_manifest(folder: Path) -> Manifest:

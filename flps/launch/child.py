@@ -7,6 +7,8 @@ Law 3: Ctrl-C is the launcher's to decide; a role ignores SIGINT and obeys SIGTE
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import logging
 import multiprocessing
@@ -26,10 +28,13 @@ from flps.config.job import Job
 from flps.errors import ConfigError, FlpsError, ResourceError
 from flps.launch.logs import formatter, log_name
 from flps.launch.prepare import remove_private_dir
+from flps.metrics import EventLog
 from flps.scripts import load_script
 
 EXIT_STOPPED = 128 + signal.SIGTERM  # obeyed SIGTERM
 LEAVE_S = 3.0  # threads and sockets of a role that has ended may take this long to close
+# What a system says that has no room, or may not write; EFBIG is a limit of the process (`ulimit -f`).
+DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 log = logging.getLogger("flps.launch")
@@ -53,6 +58,10 @@ def become(target: str, job_json: bytes, role: str, rank: int, private_dir: str,
     _start_logging(f"{role}.{rank}", sys.stderr)
     code = outcome(lambda: _obeying_signals(target, job_json, role, rank, incarnation))
     _leave_soon(code)
+    complaint = _last_lines()
+    if complaint:
+        _tell_end(msgspec.json.decode(job_json)["run_dir"], role, rank, complaint)
+        os._exit(code or ResourceError.exit_code)  # what still waits to be written would fail again, with another code
     sys.exit(code)
 
 
@@ -81,6 +90,9 @@ def outcome(act: Callable[[], None]) -> int:
         log.exception("%s", error)
         return error.exit_code
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_REFUSES:
+            log.error("the disk refuses: %s", error)
+            return ResourceError.exit_code
         log.exception("%s: %s", type(error).__name__, error)
         return 1
     return 0
@@ -123,12 +135,47 @@ def _redirect(log_file: Path) -> None:
 
 
 def _start_logging(role_name: str, stream: TextIO) -> None:
-    handler = logging.StreamHandler(stream)
+    handler = LogStream(stream)
     handler.setFormatter(formatter(role_name))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(os.environ.get("FLPS_LOG_LEVEL", "INFO").upper())
     logging.captureWarnings(True)
+
+
+class LogStream(logging.StreamHandler):  # type: ignore[type-arg]  # it takes none before Python 3.11
+    """Writes a role's log. A line that does not fit on the disk ends the role; what is said after that is not kept."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._is_broken = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the name is its base's
+        """Called within the handling of what went wrong. Raises ResourceError, once."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._is_broken:
+            self._is_broken = True
+            raise ResourceError(f"cannot write the log: {error.strerror}") from error
+
+
+def _last_lines() -> str:
+    """Write out what was printed; a complaint when that is not possible."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except OSError as error:
+        return f"its log could not be written: {error.strerror}"
+    return ""
+
+
+def _tell_end(run_dir: str, role: str, rank: int, complaint: str) -> None:
+    """What the log cannot hold any more is told by an event, if the disk has room for that."""
+    with contextlib.suppress(ResourceError):
+        events = EventLog(str(Path(run_dir) / "metrics.jsonl"), role, rank)
+        events.write("end", result=complaint)
+        events.close()
 
 
 def _set_signals() -> None:

@@ -24,7 +24,7 @@ QUIET_S = 30.0  # without a line for this long the plain show says how far the j
 class PlainShow:
     """A line per event that is worth one, for pipes, log files and tests."""
 
-    def __init__(self, console: Console, board: Board, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, console: Console, board: Board, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._board, self._clock = console, board, clock
         self._last_line = clock()
 

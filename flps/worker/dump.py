@@ -13,12 +13,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 from flps.config.types import Config
 from flps.data.batch import Batch
-from flps.errors import ConfigError
+from flps.errors import ConfigError, ResourceError
 from flps.worker.parameters import DenseParameter, Placed, SparseParameter
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,7 @@ class Dump:
         if not self._fields:
             yield from batches
             return
-        path = self._path(epoch)
-        with path.open("w") as file:
+        with self._open(epoch, "w") as file:
             for batch in batches:
                 columns = [
                     [f"\t{field}:1:{_text(value)}" for value in getattr(batch, field).tolist()]
@@ -74,15 +74,18 @@ class Dump:
         """Write down the dense parameters after an epoch."""
         if not self._dense:
             return
-        with self._path(epoch).open("a") as file:
+        with self._open(epoch, "a") as file:
             for name, parameter in self._dense.items():
                 values = parameter.pack.split(parameter.pack.values())[name]
                 file.write(f"({epoch},{name})" + " ".join(f"{value:g}" for value in np.ravel(values)) + "\n")
 
-    def _path(self, epoch: int) -> Path:
+    def _open(self, epoch: int, mode: str) -> TextIO:
         folder = self._folder / f"epoch_{epoch}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / self._name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return (folder / self._name).open(mode)  # type: ignore[return-value]  # a text mode
+        except OSError as error:
+            raise ResourceError(f"cannot dump into {folder}: {error.strerror}") from error
 
 
 def _text(value: float) -> str:

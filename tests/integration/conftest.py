@@ -36,6 +36,7 @@ from flps.launch.role import run_role
 from flps.metrics import EventReader
 from flps.models.catalog import schemas
 
+HERE = Path(__file__).parent
 USERS, ITEMS = 60, 40
 DEADLINE_S = 60.0
 
@@ -249,12 +250,15 @@ class Flrun:
         path.write_text(yaml.safe_dump(merged(small_job(shards), settings)))
         return path
 
-    def start(self, *flags: str, yaml_file: str = "x.yaml", **environment: str) -> subprocess.Popen[str]:
-        """Start flrun and return at once."""
+    def start(
+        self, *flags: str, yaml_file: str = "x.yaml", target: str = "", **environment: str
+    ) -> subprocess.Popen[str]:
+        """Start flrun and return at once. `target`: a function of full_disk_roles.py that plays the roles."""
+        program = [str(HERE / "flrun_with.py"), f"full_disk_roles.py:{target}"] if target else ["-m", "flps.cli.flrun"]
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("PADDLE", "POD_IP"))}
         own = {"XDG_RUNTIME_DIR": str(self.runtime), "FLPS_TEST_RUN": str(self.folder), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            [sys.executable, "-m", "flps.cli.flrun", "-m", yaml_file, *flags],
+            [sys.executable, *program, "-m", yaml_file, *flags],
             cwd=self.folder,
             env=clean | own | environment,
             stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""flrun with stand-ins for the roles: `python flrun_with.py FUNCTION flags...`; FUNCTION is one of dummy_roles.py."""
+"""flrun with other roles: `python flrun_with.py [FILE.py:]FUNCTION flags...`; without a file it is dummy_roles.py."""
 
 from __future__ import annotations
 
@@ -9,5 +9,6 @@ from pathlib import Path
 from flps.cli.flrun import run
 
 if __name__ == "__main__":
-    roles = Path(__file__).with_name("dummy_roles.py")
-    sys.exit(run(sys.argv[2:], os.environ, f"{roles}:{sys.argv[1]}"))
+    file, _, function = sys.argv[1].rpartition(":")
+    roles = Path(__file__).with_name(file or "dummy_roles.py")
+    sys.exit(run(sys.argv[2:], os.environ, f"{roles}:{function}"))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from flps.errors import ConfigError, FlpsError, PeerLost, ResourceError
-from flps.launch.child import EXIT_STOPPED, Stopped, outcome, resolve
+from flps.launch.child import EXIT_STOPPED, LogStream, Stopped, outcome, resolve
 
 
 def raises(error: BaseException) -> int:
@@ -59,3 +62,26 @@ def test_a_target_is_found_by_module_or_by_file(tmp_path: Path) -> None:
 def test_a_target_that_is_not_there(target: str) -> None:
     with pytest.raises(ConfigError, match=r"nothing|No such file"):
         resolve(target)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EDQUOT])
+def test_a_disk_that_refuses_is_no_internal_error(number: int, caplog: pytest.LogCaptureFixture) -> None:
+    def write() -> None:
+        raise OSError(number, os.strerror(number), "some/file")
+
+    assert outcome(write) == 6
+    assert f"the disk refuses: [Errno {number}]" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_a_log_that_cannot_be_written_ends_the_role_once() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    handler = LogStream(Full())
+    logger = logging.Logger("full")
+    logger.addHandler(handler)
+    with pytest.raises(ResourceError, match="cannot write the log: No space left on device"):
+        logger.info("first")
+    logger.info("second")
