@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -51,6 +51,7 @@ class Push(msgspec.Struct, frozen=True):
     table: Count
     keys: Tensor | None  # (N,) uint64, each once; None: the whole dense tensor
     values: Tensor  # (N, dim), or (dim,) dense
+    counts: Tensor | None = None  # (N, 3) float32: shows, clicks and slot of each key, for a table with an accessor
 
 
 class Pull(msgspec.Struct, frozen=True):
@@ -129,12 +130,27 @@ class Save(msgspec.Struct, frozen=True, tag="save"):
     """Write this server's share of every table for this epoch; where to is the server's choice."""
 
     epoch: Count
+    mode: Literal["all", "delta", "base", "batch"] = "all"  # which rows of a table with an accessor
 
 
 class Saved(msgspec.Struct, frozen=True, tag="saved"):
     """Files written, each with its sha256."""
 
     files: dict[Name, Name]
+
+
+class Settle(msgspec.Struct, frozen=True, tag="settle"):
+    """The model of this epoch is complete: a delta begins anew, or a day has ended. A second one changes nothing."""
+
+    epoch: Count
+    mode: Literal["all", "delta", "base", "batch"]
+
+
+class Shrink(msgspec.Struct, frozen=True, tag="shrink"):
+    """Let shows and clicks decay and forget old rows. One of a day that has been seen changes nothing."""
+
+    day: Count
+    is_day: bool  # rows that stay have been unseen for one day more
 
 
 class Cut(msgspec.Struct, frozen=True, tag="cut"):
@@ -221,8 +237,8 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
 
 
 Body: TypeAlias = (
-    Declare | Declared | Detach | Look | Start | Update | Rows | Window | Changes | Save | Saved | Cut
-    | Hello | Beat | Pulse | Arrive | Release | Leave | Done | Refusal
+    Declare | Declared | Detach | Look | Start | Update | Rows | Window | Changes | Save | Saved | Settle
+    | Shrink | Cut | Hello | Beat | Pulse | Arrive | Release | Leave | Done | Refusal
 )  # fmt: skip
 
 

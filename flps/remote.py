@@ -29,6 +29,8 @@ from flps.message import (
     Rows,
     Save,
     Saved,
+    Settle,
+    Shrink,
     Start,
     Tensor,
     Update,
@@ -36,6 +38,7 @@ from flps.message import (
 )
 from flps.routing import blocks, shard_of
 from flps.table import TableSpec
+from flps.table.accessor import Mode
 from flps.transport.connection import Connection
 
 log = logging.getLogger(__name__)
@@ -174,17 +177,32 @@ class Servers:
             self._judge()
         return Exchanged(applied, changed, is_refused)
 
-    def save(self, epoch: int) -> dict[str, str]:
-        """Let every server write its share of the model after `epoch` epochs; returns file -> sha256."""
-        numbers = [connection.send(Save(epoch)) for connection in self._connections]
+    def save(self, epoch: int, mode: Mode = "all") -> dict[str, str]:
+        """Let every server write its share of the model after `epoch` epochs; returns file -> sha256.
+
+        mode: which rows of tables with an accessor.
+        """
+        numbers = [connection.send(Save(epoch, mode)) for connection in self._connections]
         files: dict[str, str] = {}
         for connection, number in zip(self._connections, numbers, strict=True):
             files.update(_expect(Saved, connection.wait(number, self._barrier_s)).files)
         return files
 
+    def settle(self, epoch: int, mode: Mode) -> None:
+        """The model that was saved after `epoch` epochs is complete."""
+        self._tell(Settle(epoch, mode))
+
+    def shrink(self, day: int, is_day: bool) -> None:
+        """Let tables with an accessor forget; `is_day`: then a day ends for the rows that stay."""
+        self._tell(Shrink(day, is_day))
+
     def cut(self, cut: Cut) -> None:
         """Everybody stands still: let every server begin its part of a checkpoint."""
-        numbers = [connection.send(cut) for connection in self._connections]
+        self._tell(cut)
+
+    def _tell(self, body: Body) -> None:
+        """Let every server do something, at the same time."""
+        numbers = [connection.send(body) for connection in self._connections]
         for connection, number in zip(self._connections, numbers, strict=True):
             _expect(Done, connection.wait(number))
 
@@ -222,7 +240,12 @@ class Servers:
 
     def _pushes_of(self, rank: int, pushes: Sequence[Push], places: Sequence[Places]) -> tuple[Push, ...]:
         return tuple(
-            Push(push.table, None if push.keys is None else push.keys[place[rank]], push.values[place[rank]])
+            Push(
+                push.table,
+                None if push.keys is None else push.keys[place[rank]],
+                push.values[place[rank]],
+                None if push.counts is None else push.counts[place[rank]],
+            )
             for push, place in zip(pushes, places, strict=True)
         )
 

@@ -12,7 +12,23 @@ from flps.checkpoint.run import OwnParts
 from flps.config.types import Config
 from flps.errors import Refused
 from flps.membership import Loss, Member
-from flps.message import Body, Cut, Declare, Declared, Detach, Done, Look, Rows, Save, Saved, Start, Update, Window
+from flps.message import (
+    Body,
+    Cut,
+    Declare,
+    Declared,
+    Detach,
+    Done,
+    Look,
+    Rows,
+    Save,
+    Saved,
+    Settle,
+    Shrink,
+    Start,
+    Update,
+    Window,
+)
 from flps.server.cohort import Cohort, CohortState
 from flps.server.store import Store
 from flps.server.windows import Windows, WindowsState
@@ -66,7 +82,7 @@ class TableService:
         self._windows.take_up(state.windows)
 
     def handles(self, body: Body) -> bool:
-        return isinstance(body, Declare | Start | Look | Update | Window | Save | Cut | Detach)
+        return isinstance(body, Declare | Start | Look | Update | Window | Save | Settle | Shrink | Cut | Detach)
 
     def records(self, request: Request) -> bool:
         if isinstance(request.body, Look):
@@ -100,7 +116,14 @@ class TableService:
                 self._cut(body)
                 return [(ticket, Done())]
             case Save():
-                return [(ticket, Saved(self._store.save(self._models / str(body.epoch))))]
+                return [(ticket, Saved(self._store.save(self._models / str(body.epoch), body.epoch, body.mode)))]
+            case Settle():
+                self._store.settle(body.epoch, body.mode)
+                return [(ticket, Done())]
+            case Shrink():
+                for table, keys in self._store.shrink(body.day, body.is_day).items():
+                    self._windows.forget_rows(table, keys)
+                return [(ticket, Done())]
             case _:
                 self._forget(ticket.member.rank)
                 return [(ticket, Done()), *self._complete()]

@@ -18,9 +18,10 @@ from flps.errors import ConfigError, Refused, ResourceError
 from flps.message import Pull, Push, Tensor
 from flps.routing import shard_of
 from flps.server.warm import make_tables, take_up, warm_up
-from flps.table import DenseTable, SparseTable, TableSpec
-from flps.table.files import write_tables
-from flps.table.index import Slots
+from flps.table import CountedTable, DenseTable, SparseTable, TableSpec
+from flps.table.accessor import COUNTS_WIDTH, SLOTS_MAX, Mode
+from flps.table.files import Parts, sha256_of, write_tables
+from flps.table.index import Keys, Slots
 from flps.table.snapshot import Content, Snapshot
 
 Table: TypeAlias = SparseTable | DenseTable
@@ -46,6 +47,8 @@ class Store:
         self._warm_from = warm_from
         self._spill_in = spill_in
         self._snapshot: Snapshot | None = None
+        self._settled = -1  # the epoch of the last complete model
+        self._day = -1  # of the last shrink
 
     @property
     def rows(self) -> int:
@@ -91,6 +94,7 @@ class Store:
                 raise Refused(f"table {spec.name}: values of shape {wanted} were expected, got {push.values.shape}")
             if not np.isfinite(push.values).all():
                 raise Refused(f"table {spec.name}: the push holds NaN or Inf")
+            _check_counts(spec, push)
 
     def apply(self, push: Push) -> Slots:
         """Carry out an accepted push; returns the slots of the rows that changed."""
@@ -99,6 +103,8 @@ class Store:
             table.push(push.values)
             return _WHOLE
         assert push.keys is not None
+        if isinstance(table, CountedTable):
+            return table.push(push.keys, push.values, counts=push.counts)
         return table.push(push.keys, push.values)
 
     def apply_mean(self, steps: Sequence[tuple[int, Sequence[Push]]]) -> None:
@@ -111,7 +117,9 @@ class Store:
         for samples, pushes in steps:
             for push in pushes:
                 share = push.values.dtype.type(samples / total)
-                weighted.setdefault(push.table, []).append(Push(push.table, push.keys, push.values * share))
+                weighted.setdefault(push.table, []).append(
+                    Push(push.table, push.keys, push.values * share, push.counts)
+                )
         for number, pushes in sorted(weighted.items()):
             self.apply(_added(number, pushes))
 
@@ -125,10 +133,34 @@ class Store:
         self.check(pulls)
         return tuple(self._read(pull) for pull in pulls)
 
-    def save(self, folder: Path) -> dict[str, str]:
-        """Write every table into `folder`; returns file name -> sha256."""
+    def save(self, folder: Path, epoch: int = 0, mode: Mode = "all") -> dict[str, str]:
+        """Write the model after `epoch` epochs into `folder`; returns file name -> sha256.
+
+        Tables with an accessor write the rows that `mode` says. A model that is settled is not written again: its
+        delta is another one by now.
+        """
         name = f"shared-{self.rank}-of-{self.servers}.safetensors"
-        return {name: write_tables(folder / name, {table.spec.name: table.dump() for table in self.tables})}
+        if epoch == self._settled:
+            return {name: sha256_of(folder / name)}
+        return {name: write_tables(folder / name, {table.spec.name: _saved(table, mode) for table in self.tables})}
+
+    def settle(self, epoch: int, mode: Mode) -> None:
+        """The model after `epoch` epochs is complete."""
+        if epoch == self._settled:
+            return
+        self._settled = epoch
+        for table in self.tables:
+            if isinstance(table, CountedTable):
+                table.settle(mode)
+
+    def shrink(self, day: int, is_day: bool) -> dict[int, Keys]:
+        """Let tables with an accessor forget; returns table -> keys whose rows are gone. A day comes once."""
+        if day <= self._day:
+            return {}
+        self._day = day
+        self.finish_snapshot()  # it counts on every row to stay in its place
+        counted = {n: table for n, table in enumerate(self.tables) if isinstance(table, CountedTable)}
+        return {n: table.shrink(is_day).keys for n, table in counted.items()}
 
     def take_up(self, folder: Path, checkpoint: str) -> Part:
         """Hold the tables of a checkpoint, whatever the number of servers that wrote it; `checkpoint`: its identity.
@@ -211,4 +243,28 @@ def _added(table: int, pushes: Sequence[Push]) -> Push:
     if pushes[0].keys is None:
         return Push(table, None, np.add.reduce([push.values for push in pushes]))
     keys = np.concatenate([push.keys for push in pushes if push.keys is not None])
-    return Push(table, keys, np.concatenate([push.values for push in pushes]))
+    counts = [push.counts for push in pushes if push.counts is not None]
+    values = np.concatenate([push.values for push in pushes])
+    return Push(table, keys, values, np.concatenate(counts) if counts else None)
+
+
+def _saved(table: Table, mode: Mode) -> Parts:
+    """The part of a table that a save of this mode holds."""
+    return table.dump(table.chosen(mode)) if isinstance(table, CountedTable) else table.dump()
+
+
+def _check_counts(spec: TableSpec, push: Push) -> None:
+    """Raises Refused unless a push counts what its table counts."""
+    if (push.counts is None) != (spec.accessor is None):
+        wants = "wants shows and clicks with a push" if push.counts is None else "has no accessor and counts nothing"
+        raise Refused(f"table {spec.name} {wants}: same config everywhere?")
+    if push.counts is None:
+        return
+    counts, wanted = push.counts, (push.values.shape[0], COUNTS_WIDTH)
+    if counts.dtype != np.float32 or counts.shape != wanted:
+        raise Refused(f"table {spec.name}: counts of shape {wanted} and type float32 were expected, got {counts.dtype} "
+                      f"{counts.shape}")  # fmt: skip
+    if not (np.isfinite(counts).all() and (counts >= 0).all() and (counts[:, 1] <= counts[:, 0]).all()):
+        raise Refused(f"table {spec.name}: counts are 0 <= clicks <= shows, and a slot of at least 0")
+    if (counts[:, 2] != np.floor(counts[:, 2])).any() or (counts[:, 2] >= SLOTS_MAX).any():
+        raise Refused(f"table {spec.name}: slots are whole numbers below {SLOTS_MAX}")

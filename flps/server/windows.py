@@ -13,7 +13,9 @@ import numpy as np
 
 from flps.message import Changes, Push, Window
 from flps.server.store import Store
-from flps.table import ChangeLog, SparseTable
+from flps.table import ChangeLog, CountedTable, SparseTable
+from flps.table.change_log import EVERYBODY
+from flps.table.index import Keys, Slots
 
 _UNTIL_ITS_NEXT = 2**53  # later than every epoch
 
@@ -35,6 +37,7 @@ class Windows:
         self._samples: dict[int, int] = {}  # of each client's last window
         self._resting: dict[int, int] = {}  # client -> the epoch whose last window it has sent
         self._logs: dict[int, ChangeLog] = {}
+        self._gone: dict[int, list[tuple[int, Keys]]] = {}  # table -> (version, keys whose rows were removed then)
 
     def state(self) -> WindowsState:
         """Everything but the change logs: who goes on from here takes every row once."""
@@ -65,10 +68,14 @@ class Windows:
         weight = self._weight(rank, window)
         for delta in window.deltas:
             scaled = delta.values * delta.values.dtype.type(weight)
-            slots = self._store.apply(Push(delta.table, delta.keys, scaled))
+            slots = self._store.apply(Push(delta.table, delta.keys, scaled, delta.counts))
             self._log(delta.table).add(rank, slots, self._rows(delta.table))
+            self._tell_held_back(delta, slots)
         changed = tuple(push for table in window.cursors for push in self._changed(rank, table, window.cursors[table]))
         cursors = {table: self._log(table).seen(rank) for table in window.cursors}
+        for table in window.cursors:
+            if table in self._gone:
+                self._gone[table] = [(n, keys) for n, keys in self._gone[table] if not self._log(table).is_seen(n)]
         return Changes(weight, changed, cursors)
 
     def _weight(self, rank: int, window: Window) -> float:
@@ -85,6 +92,21 @@ class Windows:
         total = sum(self._samples.get(r, window.samples) for r in training)
         return window.samples / total if total else 0.0
 
+    def forget_rows(self, table: int, keys: Keys) -> None:
+        """The rows of these keys are gone and the others stand elsewhere: everyone is told how rows of the keys begin,
+        and takes every row.
+        """
+        if table in self._logs:
+            self._logs[table].restart()
+            self._gone.setdefault(table, []).append((self._logs[table].version, keys))
+
+    def _tell_held_back(self, delta: Push, changed: Slots) -> None:
+        """Rows of keys that are not let in did not change: their sender, too, is to be told how they are."""
+        target = self._store.tables[delta.table]
+        if isinstance(target, CountedTable) and delta.keys is not None and changed.size < delta.keys.size:
+            held_back = np.setdiff1d(target.slots(delta.keys), changed)
+            self._log(delta.table).add(EVERYBODY, held_back, len(target))
+
     def _changed(self, rank: int, table: int, cursor: int) -> list[Push]:
         target = self._store.tables[table]
         slots = self._log(table).since(rank, cursor)
@@ -92,8 +114,16 @@ class Windows:
             return []
         if isinstance(target, SparseTable):
             slots = np.arange(len(target)) if slots is None else slots
-            return [Push(table, target.keys(slots), target.read(slots))]
+            return [*self._begun_anew(table, cursor), Push(table, target.keys(slots), target.read(slots))]
         return [Push(table, None, target.pull())]
+
+    def _begun_anew(self, table: int, cursor: int) -> list[Push]:
+        """Keys whose rows are gone since, with the values that they begin with."""
+        target = self._store.tables[table]
+        if not isinstance(target, CountedTable):
+            return []
+        gone = [keys for version, keys in self._gone.get(table, ()) if version > cursor and keys.size]
+        return [Push(table, keys, target.first_values(keys)) for keys in gone]
 
     def _rows(self, table: int) -> int:
         target = self._store.tables[table]

@@ -29,6 +29,7 @@ Mode = Literal["all", "delta", "base", "batch"]
 SHOW, CLICK, DELTA_SCORE, UNSEEN_DAYS, SLOT, SIGHTINGS, ADMITTED = range(7)
 COUNTERS, WIDTH = "counters", 7  # the column of the storage
 COUNTS_WIDTH = 3
+SLOTS_MAX = 1 << 16
 
 NotNegative = Annotated[float, Meta(ge=0)]
 
@@ -76,7 +77,7 @@ class Accessor(msgspec.Struct, frozen=True, kw_only=True):
     delete_after_unseen_days: NotNegative = 30.0
     show_scale: bool = False
     entry: Entry | None = None
-    slots: Annotated[tuple[str, ...], Meta(max_length=4096)] = ()  # names of the slots, by number
+    slots: Annotated[tuple[str, ...], Meta(max_length=SLOTS_MAX)] = ()  # names of the slots, by number
 
     def score(self, show: NDArray[np.float32], click: NDArray[np.float32]) -> NDArray[np.float32]:
         """(show - click) nonclk_coeff + click click_coeff, each (N,)."""

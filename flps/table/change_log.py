@@ -50,6 +50,10 @@ class ChangeLog:
             self._drop_first()
         return self.version
 
+    def is_seen(self, version: int) -> bool:
+        """Whether everybody who ever looked has seen that version."""
+        return all(cursor >= version for cursor in self._cursors.values())
+
     def forget(self, reader: int) -> None:
         """`reader` is gone and will not ask again."""
         self._cursors.pop(reader, None)

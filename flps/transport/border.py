@@ -29,6 +29,8 @@ PERMITS: dict[type[m.Body], frozenset[tuple[str, str]]] = {  # kind -> (role tha
     m.Update: _WORKER_TO_SERVER,
     m.Window: _WORKER_TO_SERVER,
     m.Save: _WORKER_TO_SERVER,
+    m.Settle: _WORKER_TO_SERVER,
+    m.Shrink: _WORKER_TO_SERVER,
     m.Cut: _WORKER_TO_SERVER,
     m.Detach: _WORKER_TO_SERVER,
     m.Hello: _ROLE_TO_HOST,

@@ -23,7 +23,7 @@ COUNT = st.integers(0, 2**53)
 NAME = st.text(max_size=20)
 TENSOR = st.sampled_from(KINDS).flatmap(lambda kind: arrays.arrays(kind, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)))  # fmt: skip  # noqa: E501
 KEYS = arrays.arrays("<u8", st.integers(0, 4))
-PUSHES = st.lists(st.builds(m.Push, COUNT, st.none() | KEYS, TENSOR), max_size=3).map(tuple)
+PUSHES = st.lists(st.builds(m.Push, COUNT, st.none() | KEYS, TENSOR, st.none() | TENSOR), max_size=3).map(tuple)
 PULLS = st.lists(st.builds(m.Pull, COUNT, st.none() | KEYS), max_size=3).map(tuple)
 REPORT = st.builds(m.Report, st.dictionaries(NAME, TENSOR, max_size=2), st.dictionaries(NAME, NAME, max_size=2))
 TABLE = st.dictionaries(NAME, st.none() | st.integers(-(2**63), 2**63) | NAME | st.floats(allow_nan=False), max_size=4)
@@ -31,6 +31,7 @@ CURSORS = st.dictionaries(COUNT, COUNT, max_size=3)
 UNIT = st.floats(0, 1)
 NAMES = st.lists(NAME, max_size=3).map(tuple)
 
+MODE = st.sampled_from(["all", "delta", "base", "batch"])
 CUT = st.builds(m.Cut, NAME, COUNT, COUNT, NAMES)
 BODIES: dict[type, Any] = {
     m.Declare: st.builds(m.Declare, st.lists(TABLE, max_size=2).map(tuple)),
@@ -42,7 +43,9 @@ BODIES: dict[type, Any] = {
     m.Window: st.builds(m.Window, COUNT, COUNT, st.booleans(), PUSHES, CURSORS),
     m.Changes: st.builds(m.Changes, UNIT, PUSHES, CURSORS),
     m.Detach: st.just(m.Detach()),
-    m.Save: st.builds(m.Save, COUNT),
+    m.Save: st.builds(m.Save, COUNT, MODE),
+    m.Settle: st.builds(m.Settle, COUNT, MODE),
+    m.Shrink: st.builds(m.Shrink, COUNT, st.booleans()),
     m.Saved: st.builds(m.Saved, st.dictionaries(NAME, NAME, max_size=3)),
     m.Cut: CUT,
     m.Hello: st.builds(m.Hello, NAME),
