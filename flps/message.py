@@ -2,7 +2,8 @@
 
 Law 1: nothing here opens a socket, reads a clock or starts a thread.
 Law 2: whatever a peer can send wrong is refused here, by ProtocolError, before anything is allocated for it.
-Law 3: a tensor is a raw little-endian frame behind the header; its dtype and shape stand in the header.
+Law 3: a tensor is a raw little-endian frame behind the header; its dtype and shape stand in the header. Keys that fit
+into four bytes travel in four. Rows may travel packed (`flps.packing`); who decodes them gets them unpacked.
 Law 4: there is no way to write a private tensor (`flps.privacy`): the encoder says its owner's name and stops.
 
 On the wire: frame 0 is the header (msgpack of `Envelope`), frames 1.. are the tensors in the order of their numbers.
@@ -11,7 +12,7 @@ On the wire: frame 0 is the header (msgpack of `Envelope`), frames 1.. are the t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -20,11 +21,14 @@ import numpy as np
 from msgspec import Meta
 
 from flps.errors import ConfigError, PrivacyError, ProtocolError
+from flps.packing import Packed, scales_of, unpack
 from flps.privacy import owner_of
 
 VERSION = 1
 HEADER_BYTES_MAX = 1 << 20
 _DTYPES = {"f4", "f8", "u8", "i8", "u1"}
+_SHORT_KEYS = "u4"  # on the wire only: 64-bit keys that are all below 2**32
+_PACKED_KINDS = {"f2", "i1"}
 _DIMS_MAX = 4
 
 Tensor: TypeAlias = np.ndarray[Any, Any]
@@ -261,16 +265,25 @@ class _Encoding:
         self.tensors: list[Tensor] = []
 
     def hook(self, value: Any) -> list[Any]:
+        if isinstance(value, Packed):
+            values = self._described(value.values, _PACKED_KINDS)
+            return [values, None if value.scales is None else self._described(value.scales, {"f4"}), value.dtype]
+        return self._described(value, _DTYPES)
+
+    def _described(self, value: Any, kinds: Collection[str]) -> list[Any]:
+        """What stands in the header for a tensor, which is noted down to be sent."""
         if not isinstance(value, np.ndarray):
             raise TypeError(f"{type(value).__name__} cannot be sent")
         owner = owner_of(value)
         if owner is not None:
             raise PrivacyError(f"table {owner!r} is private: its rows may not leave this process")
         kind = value.dtype.newbyteorder("<").str[1:]
-        if kind not in _DTYPES:
+        if kind not in kinds:
             raise TypeError(f"a tensor of {value.dtype} cannot be sent; use one of {sorted(_DTYPES)}")
         if value.ndim > _DIMS_MAX:
             raise TypeError(f"a tensor of {value.ndim} dimensions cannot be sent, at most {_DIMS_MAX} can")
+        if kind == "u8" and value.size and value.max() < 2**32:
+            kind, value = _SHORT_KEYS, value.astype(np.uint32)
         self.tensors.append(np.ascontiguousarray(value, value.dtype.newbyteorder("<")))
         return [len(self.tensors), kind, list(value.shape)]
 
@@ -283,7 +296,14 @@ class _Decoding:
         self.used = 0
 
     def hook(self, _: type, value: Any) -> Tensor:
-        number, kind, shape = _description(value)
+        match value:
+            case [list(values), None | list() as scales, "f4" | "f8" as dtype]:
+                return self._unpacked(values, scales, dtype)
+        tensor = self._frame(value, _DTYPES | {_SHORT_KEYS})
+        return tensor.astype(np.uint64) if tensor.dtype == np.uint32 else tensor
+
+    def _frame(self, value: Any, kinds: Collection[str]) -> Tensor:
+        number, kind, shape = _description(value, kinds)
         if number != self.used + 1 or number >= len(self.frames):
             raise ProtocolError(f"the header names frame {number}, expected {self.used + 1} of {len(self.frames) - 1}")
         self.used = number
@@ -296,10 +316,23 @@ class _Decoding:
             )
         return np.frombuffer(frame, dtype).reshape(shape) if wanted else np.empty(shape, dtype)
 
+    def _unpacked(self, values: Any, scales: Any, dtype: str) -> Tensor:
+        numbers = self._frame(values, {"f2"} if scales is None else {"i1"})
+        if numbers.ndim not in (1, 2):
+            raise ProtocolError(f"packed rows have one or two dimensions, not {numbers.ndim}")
+        if scales is None:
+            return unpack(Packed(numbers, None, dtype))
+        factors = self._frame(scales, {"f4"})
+        if factors.shape != (scales_of(numbers.shape),):
+            raise ProtocolError(
+                f"rows of shape {numbers.shape} want {scales_of(numbers.shape)} scales, got {factors.shape}"
+            )
+        return unpack(Packed(numbers, factors, dtype))
 
-def _description(value: Any) -> tuple[int, str, list[int]]:
+
+def _description(value: Any, kinds: Collection[str]) -> tuple[int, str, list[int]]:
     match value:
-        case [int(number), str(kind), list(shape)] if kind in _DTYPES and len(shape) <= _DIMS_MAX:
+        case [int(number), str(kind), list(shape)] if kind in kinds and len(shape) <= _DIMS_MAX:
             if all(type(size) is int and 0 <= size < 2**48 for size in shape):
                 return number, kind, shape
     raise ProtocolError(f"{str(value)[:80]} does not describe a tensor")
