@@ -64,3 +64,82 @@ def test_a_killed_server_has_lost_nothing(shards: Callable[..., Path], flrun: An
     runs = Runs(flrun, folder, 3, "--coordinator_num=1")
     settings = job(folder, "sync")
     assert_same(runs.killed(settings, ("server", 0, 1)), runs.undisturbed(settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["async", "geo"])
+def test_one_worker_alone_is_equal_in_every_mode(shards: Callable[..., Path], flrun: Any, mode: str) -> None:
+    runs = Runs(flrun, shards(1), 1, "--coordinator_num=1")
+    settings = job(runs.folder, mode)
+    assert_same(runs.killed(settings, ("server", 0, 2)), runs.undisturbed(settings))
+
+
+def test_several_servers_coordinator_and_two_kills_of_one(shards: Callable[..., Path], flrun: Any) -> None:
+    runs = Runs(flrun, shards(2), 2, "--coordinator_num=1", "--server_num=2")
+    settings = job(runs.folder, "sync", "log+fsync")
+    kills = [("server", 1, 1), ("coordinator", 0, 2), ("server", 1, 3)]
+    killed = runs.killed(settings, *kills, restarts=2)
+    epochs = [event["epoch"] for event in flrun.saved.events("epoch")]
+    assert epochs == list(range(EPOCHS))  # each is told once
+    assert_same(killed, runs.undisturbed(settings))
+
+
+@pytest.mark.slow
+def test_a_server_that_hosts_the_membership(shards: Callable[..., Path], flrun: Any) -> None:
+    runs = Runs(flrun, shards(2), 2, "--server_num=2")
+    settings = job(runs.folder, "sync")
+    killed = runs.killed(settings, ("server", 0, 1), ("server", 1, 2), ("server", 0, 3), restarts=2)
+    assert [event["epoch"] for event in flrun.saved.events("epoch")] == list(range(EPOCHS))
+    assert_same(killed, runs.undisturbed(settings))
+
+
+@pytest.mark.parametrize("mode", ["sync", pytest.param("async", marks=pytest.mark.slow), pytest.param("geo", marks=pytest.mark.slow)])  # fmt: skip  # noqa: E501
+def test_a_worker_joins_again_when_an_epoch_begins(shards: Callable[..., Path], flrun: Any, mode: str) -> None:
+    runs = Runs(flrun, shards(3), 3, "--coordinator_num=1")
+    runs.killed(job(runs.folder, mode, "off", epochs=12), ("worker", 1, 2))
+    present = [set(event["client_auc"]) for event in flrun.saved.events("epoch")]
+    assert len(present) == 12
+    assert present[0] == present[-1] == {"0", "1", "2"}
+    missed = [n for n, ranks in enumerate(present) if ranks == {"0", "2"}]
+    assert missed == list(range(missed[0], missed[0] + len(missed)))
+    assert len(missed) <= 2
+    assert "was started again; it goes on with epoch" in flrun.logs()["workerlog.1"]
+
+
+@pytest.mark.slow
+def test_all_workers_at_once(shards: Callable[..., Path], flrun: Any) -> None:
+    """The epoch that was under way begins once more."""
+    runs = Runs(flrun, shards(2), 2, "--coordinator_num=1")
+    runs.killed(job(runs.folder, "sync", epochs=4), ("worker", 0, 1), ("worker", 1, 1))
+    assert [event["epoch"] for event in flrun.saved.events("epoch")] == list(range(4))
+
+
+def test_a_budget_that_is_used_up_ends_the_job(shards: Callable[..., Path], flrun: Any) -> None:
+    runs = Runs(flrun, shards(2), 2, "--coordinator_num=1")
+    flrun.write(job(runs.folder, "sync", epochs=100000), runs.folder)
+    started = flrun.start(*runs.flags, "--max_restarts=1")
+    flrun.wait_until(lambda: flrun.is_training(2))
+    for life in (1, 2):
+        flrun.wait_until(lambda life=life: len(flrun.saved.events("restarted")) == life - 1)
+        flrun.wait_until(lambda life=life: _times_ready(flrun, "server") == life)
+        os.kill(flrun.pid_of("server", 0), signal.SIGKILL)
+    code, out, err = flrun.finish(started)
+    assert code == 4, (out, err)
+    assert "server.0 was killed by SIGKILL after 1 restarts (--max_restarts), so the job was stopped" in err
+    assert "server.0 was killed by SIGKILL and was started again; 0 restarts are left" in out
+    assert flrun.is_clean()
+
+
+def test_without_a_journal_a_server_is_not_started_again(shards: Callable[..., Path], flrun: Any) -> None:
+    runs = Runs(flrun, shards(2), 2, "--coordinator_num=1")
+    flrun.write(job(runs.folder, "sync", "off", epochs=100000), runs.folder)
+    started = flrun.start(*runs.flags, "--max_restarts=3")
+    flrun.wait_until(lambda: flrun.is_training(2))
+    os.kill(flrun.pid_of("server", 0), signal.SIGKILL)
+    code, _, err = flrun.finish(started)
+    assert code == 4
+    assert "with runner.durability off its state died with it" in err
+
+
+def _times_ready(flrun: Any, role: str) -> int:
+    return sum(event["role"] == role for event in flrun.saved.events("ready"))
