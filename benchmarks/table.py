@@ -97,13 +97,15 @@ def look(servers: Servers, keys: Keys) -> None:
 
 
 @contextlib.contextmanager
-def server() -> Iterator[Servers]:
-    """One server in a process of its own, seen from the only worker of its job."""
+def server(run_dir: str = "") -> Iterator[Servers]:
+    """One server in a process of its own, seen from the only worker of its job. `run_dir`: where the run leaves files;
+    "": nowhere for long.
+    """
     with tempfile.TemporaryDirectory() as folder:
         endpoint = f"ipc://{folder}/server-0"
         config = Config(runner=Runner(train_data_dir="unused", sync_mode="async"))
         job = Job(
-            run_id="measured", run_dir=folder, config_dir=folder, config=config, workers=1, servers=(endpoint,),
+            run_id="measured", run_dir=run_dir or folder, config_dir=folder, config=config, workers=1, servers=(endpoint,),
             coordinator=endpoint, coordinators=0, security="unix",
         )  # fmt: skip
         process = multiprocessing.get_context("spawn").Process(target=run_role, args=(job, "server", 0))

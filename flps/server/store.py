@@ -194,10 +194,13 @@ class Store:
             self._snapshot.finish()
 
     def close(self, timeout_s: float) -> None:
-        """Bring a running snapshot to its end."""
+        """Bring a running snapshot to its end, and let go of the tables."""
         if self._snapshot is not None:
             self._snapshot.finish()
             self._snapshot.wait(timeout_s)
+        for table in self.tables:
+            if isinstance(table, SparseTable):
+                table.close()
 
     def _make(self, specs: Sequence[TableSpec]) -> list[Table]:
         tables = make_tables(specs, self._spill_in)

@@ -133,6 +133,8 @@ def _take_rows(
     held = _held(table, share, rows, is_same_rule)
     if is_exact and held != table.columns:
         raise ValueError(f"rows of {', '.join(table.columns)} are wanted, {', '.join(share.tables()[name])} are there")
+    if is_exact and share.dtype(name, "values") != spec.dtype:
+        raise ValueError(f"numbers of {spec.dtype} are wanted, {share.dtype(name, 'values')} are there")
     for piece in share.pieces(name, held):
         keys = piece["keys"]
         if keys.dtype != np.uint64:

@@ -172,6 +172,10 @@ class TensorFile:
         """The shape of a part. Raises DataError when there is none."""
         return tuple(self._slice(table, part).get_shape())
 
+    def dtype(self, table: str, part: str) -> str:
+        """The numpy name of a part's type. Raises DataError when there is none."""
+        return _DTYPES.get(self._slice(table, part).get_dtype(), "unknown")
+
     def read(self, table: str, part: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Lines start..stop-1 of a part, all of them when nothing is said. Raises DataError when there is none."""
         found = self._slice(table, part)

@@ -47,6 +47,17 @@ def test_table() -> None:
     assert table["pull, in this process"] > table["pull, one server"]
 
 
+def test_checkpoint() -> None:
+    table = {what: [number(cell) for cell in cells] for what, cells in rows("checkpoint.py").items()}
+    assert [what.split(", ")[1].split(" ")[0] for what in table] == ["look", "push"]
+    for gap, gap_during, usual, usual_during, *rates, seconds, megabytes in table.values():
+        assert gap >= usual > 0
+        assert gap_during >= usual_during > 0
+        assert min(rates) > 1000
+        assert 0 < seconds < 60
+        assert megabytes == 3  # 20,000 keys with rows and state of 16 float32
+
+
 def test_launch() -> None:
     table = {what: [number(cell) for cell in cells] for what, cells in rows("launch.py").items()}
     ours, theirs = table["flrun, 2 workers, server, coordinator"], table["4 interpreters that import torch"]
