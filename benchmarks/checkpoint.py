@@ -47,7 +47,7 @@ class Measured(NamedTuple):
 def stretch(act: Callable[[int], object], rows: int, is_over: Callable[[float], bool]) -> Round:
     """Call `act(0)`, `act(1)`, ... until it is over; each call handles so many rows."""
     began = before = time.perf_counter()
-    gaps = []
+    gaps: list[float] = []
     while not is_over(before - began):
         act(len(gaps))
         now = time.perf_counter()

@@ -105,8 +105,8 @@ def server(run_dir: str = "") -> Iterator[Servers]:
         endpoint = f"ipc://{folder}/server-0"
         config = Config(runner=Runner(train_data_dir="unused", sync_mode="async"))
         job = Job(
-            run_id="measured", run_dir=run_dir or folder, config_dir=folder, config=config, workers=1, servers=(endpoint,),
-            coordinator=endpoint, coordinators=0, security="unix",
+            run_id="measured", run_dir=run_dir or folder, config_dir=folder, config=config, workers=1,
+            servers=(endpoint,), coordinator=endpoint, coordinators=0, security="unix",
         )  # fmt: skip
         process = multiprocessing.get_context("spawn").Process(target=run_role, args=(job, "server", 0))
         process.start()

@@ -46,7 +46,12 @@ def files_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A table whose rows lie on the disk lets go of them."""
     made: list[SparseTable] = []
     before = SparseTable.__init__
-    monkeypatch.setattr(SparseTable, "__init__", lambda self, *args: (before(self, *args), made.append(self))[0])
+
+    def make(table: SparseTable, *args: Any) -> None:
+        before(table, *args)
+        made.append(table)
+
+    monkeypatch.setattr(SparseTable, "__init__", make)
     yield
     for table in made:
         table.close()
