@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import secrets
 import socket
 import struct
 import threading
@@ -69,6 +70,7 @@ class Gate:
         self._access = access
         self._seal = 0 if access is None else _SEAL_BYTES
         self._bytes_max = bytes_max
+        self._shut_out: set[str] = set()  # keys whose holders broke a limit grossly; for as long as this role runs
         self._visitors: dict[int, _Visitor] = {}  # by file descriptor, oldest first
         self._visitors_max = _files_max() // 2
         self._queue: list[int] = []  # of those still to be looked at in this round
@@ -88,14 +90,20 @@ class Gate:
             return True
         if not self._thread.is_alive():
             raise FlpsError("the thread that checks keys has ended: nobody is let in any more")
-        try:
-            user = frame.get("User-Id")
-        except zmq.ZMQError:  # no such property: nobody was asked for a key
-            user = ""
-        if self._access.may_speak(user, member):
+        user = _user_of(frame)
+        if user not in self._shut_out and self._access.may_speak(user, member):
             return True
         self.refused_keys += 1
         return False
+
+    def shut_out(self, frame: Any) -> None:
+        """Who sent this frame has cost the others time: its connection is cut, and its key may speak no more."""
+        user = _user_of(frame)
+        if user:
+            self._shut_out.add(user)
+            log.warning("key %s is shut out as long as this role runs", fingerprint(user.encode()))
+        with suppress(zmq.ZMQError, KeyError):
+            self._cut(frame.get(zmq.SRCFD), "its message has too many parts by far")
 
     def received(self, frame: Any, sizes: Sequence[int]) -> None:
         """A message of frames of these sizes, of which `frame` is one, has come out of zmq."""
@@ -139,7 +147,7 @@ class Gate:
         version, request, _, address, _, mechanism, *credentials = zap.recv_multipart()
         key = z85.encode(credentials[0]) if mechanism == b"CURVE" and len(credentials) == 1 else b""
         assert self._access is not None
-        if self._access.knows(key.decode()):
+        if self._access.knows(key.decode()) and key.decode() not in self._shut_out:
             zap.send_multipart([version, request, b"200", b"OK", key, b""])
             return
         self.refused_keys += 1
@@ -193,6 +201,14 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _user_of(frame: Any) -> str:
+    """The key (Z85) that a frame came with; "" when nobody was asked for one."""
+    try:
+        return str(frame.get("User-Id"))
+    except zmq.ZMQError:
+        return ""
+
+
 def _files_max() -> int:
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 1 << 20 if soft == resource.RLIM_INFINITY else soft
@@ -206,7 +222,7 @@ def _bound_to_zap(context: zmq.Context[Any]) -> zmq.Socket[Any]:
 
 
 def _monitor(context: zmq.Context[Any], listening: zmq.Socket[Any]) -> zmq.Socket[Any]:
-    address = f"inproc://flps-gate-{id(listening)}"
+    address = f"inproc://flps-gate-{secrets.token_hex(8)}"
     listening.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
     news: zmq.Socket[Any] = context.socket(zmq.PAIR)
     news.setsockopt(zmq.LINGER, 0)

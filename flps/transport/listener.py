@@ -27,6 +27,7 @@ from flps.transport.sockets import Carrier, receive_parts
 log = logging.getLogger(__name__)
 _TICK_S = 0.1
 REQUEST, LOSS = 1, 2  # kinds of records
+_GROSS = 64  # times more frames than are allowed: no mistake
 _GATHERED = 64  # most requests that are brought to the disk at once
 
 
@@ -126,6 +127,8 @@ class Listener:
         buffers = [frame.buffer for frame in frames]
         try:
             if count > len(frames):
+                if self._gate is not None and count > _GROSS * self._carrier.limits.frames:
+                    self._gate.shut_out(frames[0])
                 raise ProtocolError(f"a message has at most {self._carrier.limits.frames} frames, got {count}")
             envelope = decode(buffers, self._carrier.limits)
             member = self._border.sender(envelope, frames[0])
