@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import zmq
@@ -97,13 +98,13 @@ def look(servers: Servers, keys: Keys) -> None:
 
 
 @contextlib.contextmanager
-def server(run_dir: str = "") -> Iterator[Servers]:
+def server(run_dir: str = "", **runner: Any) -> Iterator[Servers]:
     """One server in a process of its own, seen from the only worker of its job. `run_dir`: where the run leaves files;
-    "": nowhere for long.
+    "": nowhere for long. `runner`: settings of the runner.
     """
     with tempfile.TemporaryDirectory() as folder:
         endpoint = f"ipc://{folder}/server-0"
-        config = Config(runner=Runner(train_data_dir="unused", sync_mode="async"))
+        config = Config(runner=Runner(train_data_dir="unused", sync_mode="async", **runner))
         job = Job(
             run_id="measured", run_dir=run_dir or folder, config_dir=folder, config=config, workers=1,
             servers=(endpoint,), coordinator=endpoint, coordinators=0, security="unix",
