@@ -69,7 +69,8 @@ def run_server(job: Job, rank: int, incarnation: int = 1) -> None:
         stack.callback(heartbeat.stop)
         warm_from = job.config.runner.warmup_model_path
         folder = Path(job.config_dir) / warm_from if warm_from else None
-        store = Store(rank, len(job.servers), job.config.network.keys_max, folder, Path(job.run_dir))
+        limits, run_dir = carrier.limits, Path(job.run_dir)
+        store = Store(rank, len(job.servers), job.config.network.keys_max, folder, run_dir, limits)
         own = OwnParts(job.checkpoints, part_name("shared", rank, len(job.servers)), heartbeat.tell)
         tables = TableService(store, job.config, job.workers, job.models, lambda: heartbeat.lost, own)
         services: list[Service] = [tables]

@@ -6,6 +6,7 @@ Law 2: inside, after `accept`, values are trusted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ import numpy as np
 
 from flps.checkpoint.run import Part
 from flps.errors import ConfigError, Refused, ResourceError
-from flps.message import Pull, Push, Tensor
+from flps.message import Limits, Pull, Push, Tensor
 from flps.routing import shard_of
 from flps.server.warm import make_tables, take_up, warm_up
 from flps.table import CountedTable, DenseTable, SparseTable, TableSpec
@@ -33,17 +34,24 @@ class Store:
     """Tables by the number that the workers call them by."""
 
     def __init__(
-        self, rank: int, servers: int, keys_max: int, warm_from: Path | None = None, spill_in: Path | None = None
+        self,
+        rank: int,
+        servers: int,
+        keys_max: int,
+        warm_from: Path | None = None,
+        spill_in: Path | None = None,
+        limits: Limits = Limits(),  # noqa: B008  frozen
     ) -> None:
         """`warm_from`: a saved model's folder whose shared tables are taken as first values.
 
-        `spill_in`: where tables keep the rows that memory may not hold.
+        `spill_in`: where tables keep the rows that memory may not hold. `limits`: how large an answer may be.
         """
         self.rank = rank
         self.servers = servers
         self.tables: list[Table] = []
         self.is_warm = warm_from is not None
         self._keys_max = keys_max
+        self._limits = limits
         self._warm_from = warm_from
         self._spill_in = spill_in
         self._snapshot: Snapshot | None = None
@@ -59,6 +67,7 @@ class Store:
         """Make the tables, or check that they are those that stand; returns the dense ones that have no values yet."""
         try:
             specs = [msgspec.convert(spec, TableSpec) for spec in described]
+            self._check_sizes(specs)
             if not self.tables:
                 self.tables = self._make(specs)
         except (msgspec.ValidationError, ConfigError, MemoryError) as error:
@@ -123,10 +132,33 @@ class Store:
         for number, pushes in sorted(weighted.items()):
             self.apply(_added(number, pushes))
 
+    def _check_sizes(self, specs: Sequence[TableSpec]) -> None:
+        """What cannot travel is not made: each row, and each dense tensor, must fit into a frame."""
+        if len(specs) >= self._limits.frames:
+            raise ConfigError(f"{len(specs)} tables; network.frames_max allows {self._limits.frames - 1} in a message")
+        for spec in specs:
+            if spec.dim * np.dtype(spec.dtype).itemsize > self._limits.frame_bytes:
+                raise ConfigError(
+                    f"table {spec.name}: {spec.dim} numbers of {spec.dtype} are over network.frame_bytes_max, "
+                    f"{self._limits.frame_bytes}"
+                )
+
     def check(self, pulls: Sequence[Pull]) -> None:
-        """Raises Refused unless every question fits its table."""
+        """Raises Refused unless every question fits its table, and the answer a message: before any of it is made."""
+        if len(pulls) >= self._limits.frames:
+            raise Refused(f"{len(pulls)} tables pulled at once, network.frames_max allows {self._limits.frames - 1}")
+        total = 0
         for pull in pulls:
-            self._shape(self.table(pull.table), pull.keys)
+            table = self.table(pull.table)
+            wanted = math.prod(self._shape(table, pull.keys)) * np.dtype(table.spec.dtype).itemsize
+            total += wanted
+            if wanted > self._limits.frame_bytes:
+                raise Refused(
+                    f"table {table.spec.name}: an answer of {wanted} bytes is over network.frame_bytes_max, "
+                    f"{self._limits.frame_bytes}; ask for fewer rows at once"
+                )
+        if total > self._limits.message_bytes:
+            raise Refused(f"an answer of {total} bytes is over network.message_bytes_max, {self._limits.message_bytes}")
 
     def pull(self, pulls: Sequence[Pull]) -> tuple[Tensor, ...]:
         """The rows asked for. Raises Refused for keys that do not fit."""
