@@ -32,10 +32,11 @@ class Packed:
         self.dtype = dtype
 
 
-def pack(rows: Numbers, kind: RowType) -> Numbers | Packed:
-    """Rows (N, dim), or a dense tensor (dim,), in fewer bytes; `float32` leaves them as they are.
+def pack(rows: Numbers, kind: RowType) -> Any:
+    """Rows (N, dim), or a dense tensor (dim,), as `Packed`; `float32` leaves them as they are.
 
-    Numbers that are not finite come out as such, for whoever gets them to refuse.
+    A message takes either in the place of a tensor. Numbers that are not finite come out as such, for whoever gets
+    them to refuse.
     """
     dtype = rows.dtype.str[1:]
     if kind == "float16":
@@ -55,10 +56,10 @@ def pack(rows: Numbers, kind: RowType) -> Numbers | Packed:
     return rows
 
 
-def unpack(packed: Numbers | Packed) -> Numbers:
-    """The rows in their own type and shape."""
+def unpack(packed: Any) -> Numbers:
+    """What `pack` was given, as it arrives: in its own type and shape."""
     if not isinstance(packed, Packed):
-        return packed
+        return packed  # type: ignore[no-any-return]
     values, scales, dtype = packed.values, packed.scales, packed.dtype
     if scales is None:
         return values.astype(dtype)

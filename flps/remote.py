@@ -36,6 +36,7 @@ from flps.message import (
     Update,
     Window,
 )
+from flps.packing import RowType, pack, unpack
 from flps.routing import blocks, shard_of
 from flps.table import TableSpec
 from flps.table.accessor import Mode
@@ -53,6 +54,7 @@ class Pending(NamedTuple):
     bodies: list[Update] | None  # kept to ask again without the pushes, should a server refuse them
     pulls: Sequence[Pull]
     places: list[Places]  # of each pull
+    arriving: list[Tensor] | None = None  # the values of each push as the servers get them, when rows travel packed
 
 
 class Fetched(NamedTuple):
@@ -79,10 +81,12 @@ class Servers:
         max_refused: int,
         barrier_s: float,
         tell_refused: Callable[[str], None] = lambda reason: None,
+        row_type: RowType = "float32",
     ) -> None:
         """`barrier_s`: longest wait for an answer that depends on other workers; `tell_refused(reason)`: a push was
-        refused.
+        refused; `row_type`: how what is pushed travels.
         """
+        self._row_type = row_type
         self._tell_refused = tell_refused
         self._connections = connections
         self._max_refused = max_refused
@@ -136,7 +140,8 @@ class Servers:
             own, wanted = self._pushes_of(rank, pushes, pushed), self._pulls_of(rank, pulls, places)
             bodies.append(Update(epoch, step, samples, final, own, wanted, cohort))
         numbers = [connection.send(body) for connection, body in zip(self._connections, bodies, strict=True)]
-        return Pending(numbers, bodies, pulls, places)
+        arriving = None if self._row_type == "float32" else _arriving(pushes, pushed, [body.pushes for body in bodies])
+        return Pending(numbers, bodies, pulls, places, arriving)
 
     def rows(self, pending: Pending) -> list[Tensor]:
         """The rows asked for, in the order of the pulls. Raises as `fetched`."""
@@ -156,11 +161,11 @@ class Servers:
     def window(self, epoch: int, samples: int, final: bool, deltas: Sequence[Push], tables: Sequence[int]) -> Exchanged:
         """Send deltas; learn how the servers added them and what others changed in `tables` since the last time."""
         places = [self._places(delta.table, delta.keys) for delta in deltas]
-        numbers = []
+        numbers, sent = [], []
         for rank, connection in enumerate(self._connections):
             cursors = {table: self._cursors[rank].get(table, 0) for table in tables}
-            mine = self._pushes_of(rank, deltas, places)
-            numbers.append(connection.send(Window(epoch, samples, final, mine, cursors)))
+            sent.append(self._pushes_of(rank, deltas, places))
+            numbers.append(connection.send(Window(epoch, samples, final, sent[rank], cursors)))
         applied = [np.zeros_like(delta.values) for delta in deltas]
         changed: list[Push] = []
         is_refused = False
@@ -171,8 +176,8 @@ class Servers:
                 continue
             self._cursors[rank].update(answer.cursors)
             changed += [self._placed(rank, push) for push in answer.changed]
-            for delta, place, whole in zip(deltas, places, applied, strict=True):
-                whole[place[rank]] = delta.values[place[rank]] * whole.dtype.type(answer.weight)
+            for piece, place, whole in zip(sent[rank], places, applied, strict=True):
+                whole[place[rank]] = unpack(piece.values) * whole.dtype.type(answer.weight)
         if deltas:
             self._judge()
         return Exchanged(applied, changed, is_refused)
@@ -243,7 +248,7 @@ class Servers:
             Push(
                 push.table,
                 None if push.keys is None else push.keys[place[rank]],
-                push.values[place[rank]],
+                pack(push.values[place[rank]], self._row_type),
                 None if push.counts is None else push.counts[place[rank]],
             )
             for push, place in zip(pushes, places, strict=True)
@@ -304,6 +309,15 @@ class Servers:
         self._refused_in_a_row = self._refused_in_a_row + 1 if refused is not None else 0
         if self._refused_in_a_row >= self._max_refused:
             raise FlpsError(f"{self._refused_in_a_row} pushes in a row were refused, the last one: {refused}")
+
+
+def _arriving(pushes: Sequence[Push], places: Sequence[Places], sent: Sequence[Sequence[Push]]) -> list[Tensor]:
+    """What the servers get of each push, put together from the piece of each server."""
+    whole = [np.empty_like(push.values) for push in pushes]
+    for rank, pieces in enumerate(sent):
+        for values, place, piece in zip(whole, places, pieces, strict=True):
+            values[place[rank]] = unpack(piece.values)
+    return whole
 
 
 def _expect(kind: type[Answer], answer: Any) -> Answer:

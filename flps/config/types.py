@@ -131,6 +131,13 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Literal["samples", "uniform"],
         Meta(description="Weight of a client's delta: its share of the samples, or 1/N of the N clients alive."),
     ] = "samples"
+    row_type: Annotated[
+        Literal["float32", "float16", "int8"],
+        Meta(
+            description="How rows, gradients and deltas travel: as they are, in half precision, or one byte a number "
+            "and a scale a row. What rounding takes from a gradient or delta goes with the next one."
+        ),
+    ] = "float32"
     split_file_list: Annotated[
         bool,
         Meta(

@@ -20,6 +20,7 @@ from flps.message import (
     Detach,
     Done,
     Look,
+    Pull,
     Rows,
     Save,
     Saved,
@@ -29,6 +30,7 @@ from flps.message import (
     Update,
     Window,
 )
+from flps.packing import pack
 from flps.server.cohort import Cohort, CohortState
 from flps.server.store import Store
 from flps.server.windows import Windows, WindowsState
@@ -69,7 +71,8 @@ class TableService:
         self._lives: dict[int, int] = {}  # worker -> its incarnation
         self._waits_for_cohort = config.runner.sync_mode == "sync"
         self._cohort = Cohort(workers)
-        self._windows = Windows(store, workers, config.runner.geo_weights)
+        self._row_type = config.runner.row_type
+        self._windows = Windows(store, workers, config.runner.geo_weights, self._row_type)
         self.finished = False
 
     def state(self) -> ServerState:
@@ -105,7 +108,7 @@ class TableService:
                 return [(ticket, Done())]
             case Look():
                 before = self._store.rows
-                rows = Rows(self._store.pull(body.pulls))
+                rows = self._rows(body.pulls)
                 self._made_rows = self._store.rows > before
                 return [(ticket, rows)]
             case Update():
@@ -167,7 +170,7 @@ class TableService:
         if not self._waits_for_cohort:
             for push in update.pushes:
                 self._store.apply(push)
-            return [(ticket, Rows(self._store.pull(update.pulls)))]
+            return [(ticket, self._rows(update.pulls))]
         self._cohort.offer(ticket, update)
         return self._complete()
 
@@ -177,9 +180,10 @@ class TableService:
             return []
         self._store.apply_mean([(update.samples, update.pushes) for _, update in steps])
         total = sum(update.samples for _, update in steps)
-        return [
-            (ticket, Rows(self._store.pull(update.pulls), update.samples / max(total, 1))) for ticket, update in steps
-        ]
+        return [(ticket, self._rows(update.pulls, update.samples / max(total, 1))) for ticket, update in steps]
+
+    def _rows(self, pulls: Sequence[Pull], share: float = 1.0) -> Rows:
+        return Rows(tuple(pack(rows, self._row_type) for rows in self._store.pull(pulls)), share)
 
     def _forget(self, rank: int) -> None:
         self._present.discard(rank)

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from flps.message import Changes, Push, Window
+from flps.packing import RowType, pack
 from flps.server.store import Store
 from flps.table import ChangeLog, CountedTable, SparseTable
 from flps.table.change_log import EVERYBODY
@@ -30,7 +31,11 @@ class WindowsState(msgspec.Struct, frozen=True):
 class Windows:
     """Weights of the clients and change logs of the tables."""
 
-    def __init__(self, store: Store, workers: int, weights: Literal["samples", "uniform"]) -> None:
+    def __init__(
+        self, store: Store, workers: int, weights: Literal["samples", "uniform"], row_type: RowType = "float32"
+    ) -> None:
+        """`row_type`: how rows travel to the clients."""
+        self._row_type = row_type
         self._store = store
         self._weights = weights
         self._present = set(range(workers))
@@ -114,8 +119,11 @@ class Windows:
             return []
         if isinstance(target, SparseTable):
             slots = np.arange(len(target)) if slots is None else slots
-            return [*self._begun_anew(table, cursor), Push(table, target.keys(slots), target.read(slots))]
-        return [Push(table, None, target.pull())]
+            return [
+                *self._begun_anew(table, cursor),
+                Push(table, target.keys(slots), pack(target.read(slots), self._row_type)),
+            ]
+        return [Push(table, None, pack(target.pull(), self._row_type))]
 
     def _begun_anew(self, table: int, cursor: int) -> list[Push]:
         """Keys whose rows are gone since, with the values that they begin with."""

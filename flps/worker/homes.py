@@ -23,6 +23,7 @@ from flps.remote import Pending, Servers
 from flps.table import DenseTable, SparseTable, distinct
 from flps.table.files import Parts, TensorFile
 from flps.table.snapshot import Content
+from flps.worker.feedback import Feedback
 from flps.worker.parameters import DenseParameter, Keys, Parameter, Rows, SparseParameter
 from flps.worker.upcoming import Upcoming
 
@@ -182,9 +183,16 @@ class StepHome:
     """
 
     def __init__(
-        self, parameters: Sequence[Parameter], servers: Servers, numbers: dict[str, int], lookahead: int
+        self,
+        parameters: Sequence[Parameter],
+        servers: Servers,
+        numbers: dict[str, int],
+        lookahead: int,
+        packed: bool = False,
     ) -> None:
-        """`numbers`: table name -> the number that the servers know it by."""
+        """`numbers`: table name -> the number that the servers know it by; `packed`: gradients travel rounded."""
+        self._packed = packed
+        self._feedback = Feedback({numbers[p.spec.name]: p.spec for p in parameters} if packed else {})
         self.lookahead = lookahead
         self._parameters = parameters
         self._servers = servers
@@ -211,7 +219,12 @@ class StepHome:
         wanted = upcoming[self.lookahead] if len(upcoming) > self.lookahead else None
         pulls, lookups = self._questions(wanted) if wanted is not None else ([], [])
         final = not upcoming
-        pending = self._servers.update(step.epoch, step.number, step.samples, final, self._pushes(), pulls)
+        pushes = self._pushes()
+        if self._packed:
+            pushes = [self._feedback.added_to(push) for push in pushes]
+        pending = self._servers.update(step.epoch, step.number, step.samples, final, pushes, pulls)
+        for push, arriving in zip(pushes, pending.arriving or [], strict=pending.arriving is not None):
+            self._feedback.keep(push, arriving)
         self._next_step = step.number + 1
         self._asked.append((pending, lookups))
         if upcoming or not self.lookahead:
@@ -222,11 +235,11 @@ class StepHome:
             self._servers.rows(self._asked.popleft()[0])
 
     def content(self) -> Content:
-        """It is all at the servers: rows on their way are asked for again."""
-        return Content({}, {})
+        """What did not get to the servers; rows on their way are asked for again."""
+        return self._feedback.content()
 
     def take_up(self, file: TensorFile) -> None:
-        """It is all at the servers."""
+        self._feedback.take_up(file)
 
     def end(self, epoch: int) -> None:
         if not self._next_step:  # an empty shard: the others must not wait for it

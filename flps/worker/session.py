@@ -61,7 +61,9 @@ class Session:
             for n, endpoint in enumerate(job.servers)
         ]
         network = self.config.network
-        self._servers = Servers(connections, network.max_refused, network.barrier_timeout_s, self._tell_refused)
+        self._servers = Servers(
+            connections, network.max_refused, network.barrier_timeout_s, self._tell_refused, self.config.runner.row_type
+        )
         self._memory = Memory(job, rank, self._heartbeat.tell)
         self._standing = Standing(0, 0, False, Totals())
         self._resumed: Standing | None = None
@@ -114,7 +116,8 @@ class Session:
         numbers = {spec.name: n for n, (_, spec) in enumerate(shared)}
         homes: dict[str, Home] = {}
         if stepwise:
-            homes["step"] = StepHome(stepwise, self._servers, numbers, lookahead=int(runner.sync_mode != "sync"))
+            lookahead, packed = int(runner.sync_mode != "sync"), runner.row_type != "float32"
+            homes["step"] = StepHome(stepwise, self._servers, numbers, lookahead, packed)
         if windowed:
             homes["window"] = WindowHome(windowed, self._servers, numbers, runner.geo_step)
         if local:  # the last one: what a step means for private rows is known when the servers have answered
