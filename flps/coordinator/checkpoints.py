@@ -33,17 +33,18 @@ class Checkpoints:
         self._began = 0.0
         self._missing: set[Member] = set()
         self._files: dict[str, str] = {}
+        self.is_replaying = False  # what is told now has happened in an earlier life of this role
         self.newest = ""  # identity of the last one that is complete or was given up
         _forget_later_ones(self._folder, job)
 
     @property
     def is_writing(self) -> bool:
         """Whether a checkpoint is under way."""
-        return self._pending is not None
+        return self._pending is not None and not self.is_replaying
 
     def begin(self, epoch: int, step: int, members: Iterable[Member], now: float) -> Cut | None:
         """A new checkpoint of these workers and all servers, or None while another is being written."""
-        if self._pending is not None:
+        if self._pending is not None and not self.is_replaying:
             log.info("no checkpoint %s: %s is still being written", folder_name(epoch, step), self._name(self._pending))
             return None
         # The same after a restart of this role; another in another run, even of the same command.
@@ -53,7 +54,15 @@ class Checkpoints:
         self._began = now
         self._missing = {*members, *(Member("server", rank) for rank in range(len(self._job.servers)))}
         self._files = {}
-        return self._pending
+        cut = self._pending
+        if self.is_replaying and self._is_complete(cut):
+            self._pending, self.newest = None, cut.checkpoint
+        return cut
+
+    def _is_complete(self, cut: Cut) -> bool:
+        """Whether an earlier life of this role has brought that checkpoint to its end."""
+        folder = self._folder / self._name(cut)
+        return folder in completed(self._folder) and read_complete(folder).checkpoint == cut.checkpoint
 
     def wrote(self, member: Member, wrote: Wrote, now: float) -> None:
         """A role's part is on its disk, or is not; told again and again."""
@@ -106,7 +115,8 @@ class Checkpoints:
         cut = self._pending
         assert cut is not None
         log.warning("checkpoint %s is given up: %s", self._name(cut), reason)
-        self._events.write("checkpoint", epoch=cut.epoch, step=cut.step, failure=reason)
+        if not self.is_replaying:
+            self._events.write("checkpoint", epoch=cut.epoch, step=cut.step, failure=reason)
         self._pending, self.newest = None, cut.checkpoint
 
     @staticmethod

@@ -12,8 +12,9 @@ is told that the job is over.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from flps.config.types import Network
 from flps.coordinator.checkpoints import Checkpoints, position_of
@@ -121,6 +122,17 @@ class MembershipService:
     def renew(self, now: float) -> None:
         """This role was away: leases begin anew."""
         self._membership.renew(now)
+
+    @contextlib.contextmanager
+    def replaying(self) -> Iterator[None]:
+        """What this service is told in the block it was told before; which checkpoint was being written when, it was
+        not.
+        """
+        if self._checkpoints is not None:
+            self._checkpoints.is_replaying = True
+        yield
+        if self._checkpoints is not None:
+            self._checkpoints.is_replaying = False
 
     def _notice_pause(self, now: float) -> None:
         """Who stood still itself, or was busy for long, has not heard others meanwhile: that was not their silence."""

@@ -6,7 +6,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from flps.checkpoint.run import OwnParts, part_name, state_of
@@ -54,7 +54,8 @@ def run_coordinator(job: Job, incarnation: int = 1) -> None:
         member = Member("coordinator", 0)
         events, carrier, listener = _answering(stack, job, member, job.coordinator, incarnation)
         membership = _membership(job, events, member)
-        _take_up(carrier, listener, [membership])
+        with membership.replaying():
+            _take_up(carrier, listener, [membership])
         membership.renew(time.monotonic())
         events.write("ready")
         serve(listener, [membership], Gauge(listener, events))
@@ -81,7 +82,8 @@ def run_server(job: Job, rank: int, incarnation: int = 1) -> None:
         if job.resume_from:
             part = store.take_up(Path(job.resume_from), job.checkpoint)
             tables.take_up(state_of(Path(job.resume_from), part, ServerState))
-        _take_up(carrier, listener, services)
+        with membership.replaying() if membership is not None else nullcontext():
+            _take_up(carrier, listener, services)
         if membership is not None:
             membership.renew(time.monotonic())
         events.write("ready")
