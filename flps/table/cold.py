@@ -7,10 +7,12 @@ The file is mapped: its pages are the kernel's, which keeps them while there is 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import resource
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,8 @@ from flps.errors import ResourceError
 from flps.table.storage import Lines, Slots
 
 _EXTENT_BYTES = 64 << 20  # the file grows by so much at least, or by an eighth
-_FAULTS_OF_A_DISK = 1 / 16  # of the records read: from here on the disk is what is waited for
-_TRIES = 32  # so many reads are announced before it is tried whether that is still needed
+_FAULTS_OF_A_DISK = 1 / 16  # of the records touched: from here on the disk is what is waited for
+_TRIES = 32  # so many times pages are announced before it is tried whether that is still needed
 
 
 class ColdFile:
@@ -32,7 +34,7 @@ class ColdFile:
         self._row_bytes = row_bytes
         self._record = np.dtype((np.void, row_bytes))
         self._size = 0
-        self._announced = 0  # reads that are still to be announced
+        self._announced = 0  # times that pages are still to be announced
         self._records: Lines = np.empty(0, self._record)
         try:
             self._file = tempfile.TemporaryFile(dir=self._folder, prefix="rows-")  # noqa: SIM115
@@ -59,19 +61,13 @@ class ColdFile:
 
     def read(self, slots: Slots) -> Lines:
         """The records (N,) in these ascending slots (N,), each `row_bytes` of anything."""
-        if self._announced:
-            self._announced -= 1
-            self._announce(slots)
+        with self._watched(slots):
             return self._records.take(slots)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
-        records = self._records.take(slots)
-        if resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before > slots.size * _FAULTS_OF_A_DISK:
-            self._announced = _TRIES
-        return records
 
     def write(self, slots: Slots, records: Lines) -> None:
-        """Replace the records in these slots (N,)."""
-        self._records[slots] = records
+        """Replace the records in these ascending slots (N,)."""
+        with self._watched(slots):
+            self._records[slots] = records
 
     def truncate(self, rows: int) -> None:
         """Give the room of all but the first records back."""
@@ -93,6 +89,19 @@ class ColdFile:
         memory.madvise(mmap.MADV_RANDOM)
         self._records = np.frombuffer(memory, self._record, size // self._row_bytes)
         self._size = size
+
+    @contextlib.contextmanager
+    def _watched(self, slots: Slots) -> Iterator[None]:
+        """While records are touched: whether the disk is waited for, and if it was, what it should bring."""
+        if self._announced:
+            self._announced -= 1
+            self._announce(slots)
+            yield
+            return
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+        yield
+        if resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before > slots.size * _FAULTS_OF_A_DISK:
+            self._announced = _TRIES
 
     def _announce(self, slots: Slots) -> None:
         """Tell the kernel which pages will be read, so that the disk brings many at a time and not one by one."""
