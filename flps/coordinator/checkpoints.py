@@ -12,7 +12,16 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from flps.checkpoint.run import FORMAT, Complete, complete, completed, folder_name, remove, settings_of
+from flps.checkpoint.run import (
+    FORMAT,
+    Complete,
+    complete,
+    completed,
+    folder_name,
+    read_complete,
+    remove,
+    settings_of,
+)
 from flps.config.job import Job
 from flps.errors import ResourceError
 from flps.membership import Member
