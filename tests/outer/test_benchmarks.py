@@ -58,6 +58,14 @@ def test_checkpoint() -> None:
         assert megabytes == 3  # 20,000 keys with rows and state of 16 float32
 
 
+def test_spill() -> None:
+    table = {what: number(cell) for what, (cell,) in rows("spill.py").items()}
+    assert len(table) == 11
+    assert table["rows compared, all equal"] > 10_000
+    assert table["file"] >= 64
+    assert table["memory of its own, most, over what was before"] < 100
+
+
 def test_launch() -> None:
     table = {what: [number(cell) for cell in cells] for what, cells in rows("launch.py").items()}
     ours, theirs = table["flrun, 2 workers, server, coordinator"], table["4 interpreters that import torch"]
