@@ -12,7 +12,17 @@ import msgspec
 from msgspec import inspect
 
 from flps.config.typed import ALIASES, bare, expected, fields_of
-from flps.config.types import TABLE_OF_VARIABLE, Config, Evaluation, Initializer, Network, Runner, TableParameters
+from flps.config.types import (
+    TABLE_OF_VARIABLE,
+    AccessorParameters,
+    Config,
+    EntryParameters,
+    Evaluation,
+    Initializer,
+    Network,
+    Runner,
+    TableParameters,
+)
 from flps.models.ncf.hyper import NcfHyperParameters, NcfOptimizer
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -44,6 +54,8 @@ PARTS: tuple[tuple[str, str, type[msgspec.Struct], str], ...] = (
         "What is left out is what the model says.",
     ),
     ("initializer", "table_parameters.<table>.initializer", Initializer, ""),
+    ("accessor", "table_parameters.<table>.accessor", AccessorParameters, ""),
+    ("entry", "table_parameters.<table>.accessor.entry", EntryParameters, ""),
     ("network", "network", Network, "Times are in seconds."),
     ("evaluation", "evaluation", Evaluation, ""),
     ("hyper_parameters of `model: ncf`", "hyper_parameters", NcfHyperParameters, ""),

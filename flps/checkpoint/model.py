@@ -42,6 +42,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str]  # name -> sha256
     workers: int = 0  # workers of the job
     clients: tuple[int, ...] = ()  # ranks of those that saved
+    save_mode: str = "all"  # which rows of tables with an accessor
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -92,7 +93,8 @@ def export(folder: Path, manifest: Manifest) -> dict[str, str]:
     """Write the shared part of the model as one state dict; returns file -> sha256.
 
     A sparse table with a key bound becomes `<table>.weight` (bound, dim), its untouched rows holding their first
-    values; one without becomes `<table>.keys` and `<table>.weight`. Private tables are not in it.
+    values; one without, or one of which only some rows were saved, becomes `<table>.keys` and `<table>.weight`.
+    Private tables are not in it.
     """
     shared = read_files(folder, manifest, "shared")
     specs = {spec.name: spec for spec in manifest.tables}
@@ -102,7 +104,8 @@ def export(folder: Path, manifest: Manifest) -> dict[str, str]:
         if spec.kind == "dense":
             tensors.update(dense_parameters(np.concatenate([part["values"] for part in parts]), manifest.dense[table]))
         else:
-            tensors.update(_weights(spec, parts))
+            is_part = spec.accessor is not None and manifest.save_mode in ("delta", "base")
+            tensors.update(_weights(spec, parts, is_part))
     return {EXPORT: write_tensors(folder / EXPORT, tensors)}
 
 
@@ -123,10 +126,11 @@ def _owner(name: str) -> int:
     return int(name.split("-")[1])
 
 
-def _weights(spec: TableSpec, parts: Sequence[Parts]) -> dict[str, NDArray[Any]]:
+def _weights(spec: TableSpec, parts: Sequence[Parts], is_part: bool) -> dict[str, NDArray[Any]]:
+    """`is_part`: the model holds only some of the rows."""
     keys = np.concatenate([part["keys"] for part in parts])
     values = np.concatenate([part["values"] for part in parts])
-    if spec.bound is None:
+    if spec.bound is None or is_part:
         order = np.argsort(keys)
         return {f"{spec.name}.keys": keys[order], f"{spec.name}.weight": values[order]}
     weight = spec.init.rows(np.arange(spec.bound, dtype=np.uint64), spec.dim, spec.seed, spec.dtype)

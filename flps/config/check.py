@@ -18,6 +18,7 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     """
     yield from _kind(config)
     yield from _training(config)
+    yield from _accessors(config)
     yield from _inference(config)
     yield from _dumps(config)
     yield from _placements(config)
@@ -47,6 +48,15 @@ def _training(config: Config) -> Iterator[Contradiction]:
         if parameters.update == "window" and runner.sync_mode != "geo":
             paths = (("table_parameters", name, "update"), *_runner("sync_mode"))
             yield paths, f"windows exist in geo only; sync_mode is {runner.sync_mode}"
+
+
+def _accessors(config: Config) -> Iterator[Contradiction]:
+    runner = config.runner
+    if any(parameters.accessor is not None for parameters in config.table_parameters.values()):
+        return
+    for key, is_said in (("save_mode", runner.saves != "all"), ("shrink_interval", runner.shrink_interval > 0)):
+        if is_said:
+            yield _runner(key), "has no effect: no table has an accessor (table_parameters.<table>.accessor)"
 
 
 def _reader(config: Config, key: str, kind: str | None, path_key: str) -> Iterator[Contradiction]:

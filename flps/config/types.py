@@ -44,6 +44,74 @@ class Initializer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = 0.01
 
 
+class EntryParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which keys a table lets in."""
+
+    kind: Annotated[
+        Literal["count", "probability", "show_click"],
+        Meta(
+            description="`count`: by the n-th push that a key stands in; `probability`: each push lets it in with this "
+            "probability; `show_click`: when its score reaches the threshold."
+        ),
+    ]
+    count: Annotated[Annotated[int, Meta(ge=1, le=2**24)] | None, Meta(description="Of `count`: how many.")] = None
+    probability: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Of `probability`: how probable.")
+    ] = None
+    threshold: Annotated[
+        NotNegative | None, Meta(description="Of `show_click`: the score; left out: 10, the original's.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        for key in sorted({"count", "probability", "threshold"} - {self._setting}):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} has no effect: an entry of the kind {self.kind} knows {self._setting}")
+        if self.kind != "show_click" and not self.own():
+            raise ValueError(f"{self.kind} is missing: an entry of the kind {self.kind} needs it")
+
+    @property
+    def _setting(self) -> str:
+        return "threshold" if self.kind == "show_click" else self.kind
+
+    def own(self) -> dict[str, float]:
+        """The setting of its kind, if it is said."""
+        value = getattr(self, self._setting)
+        return {} if value is None else {self._setting: value}
+
+
+class AccessorParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a table counts about its rows, and what follows from it; defaults are the original's."""
+
+    nonclk_coeff: Annotated[
+        float, Meta(ge=0, description="score = (show - click) * `nonclk_coeff` + click * `click_coeff`.")
+    ] = 0.1
+    click_coeff: Annotated[float, Meta(ge=0, description="What a click counts in the score.")] = 1.0
+    base_threshold: Annotated[float, Meta(ge=0, description="A delta or base holds rows of at least this score.")] = 1.5
+    delta_threshold: Annotated[
+        float, Meta(ge=0, description="A delta holds rows that gained at least this much since the last one.")
+    ] = 0.25
+    delta_keep_days: Annotated[
+        float, Meta(ge=0, description="A delta or base leaves out rows that were not pushed for more days than this.")
+    ] = 16.0
+    show_click_decay_rate: Annotated[
+        float, Meta(ge=0, le=1, description="Shows and clicks are multiplied by it at each shrink.")
+    ] = 0.98
+    delete_threshold: Annotated[float, Meta(ge=0, description="A shrink removes rows of a lower score.")] = 0.8
+    delete_after_unseen_days: Annotated[
+        float, Meta(ge=0, description="A shrink removes rows that were not pushed for more days than this.")
+    ] = 30.0
+    show_scale: Annotated[
+        bool,
+        Meta(description="The adagrads divide a gradient by the shows of its push, as the original does by default."),
+    ] = False
+    entry: Annotated[
+        EntryParameters | None, Meta(description="Which keys are let in; left out: each by its first push.")
+    ] = None
+    slots: Annotated[
+        Names, Meta(description="Names of the slots: the columns of the feature that is looked up, in their order.")
+    ] = ()
+
+
 class TableParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the yaml says about one table; a key left out means what the model says."""
 
@@ -96,6 +164,11 @@ class TableParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             description="Bytes that the rows of a sparse table may take in the memory of one server (or of the client, "
             "if it is private); cold rows beyond it go to disk, see [memory](memory.md). Left out: no bound."
         ),
+    ] = None
+
+    accessor: Annotated[
+        AccessorParameters | None,
+        Meta(description="Count shows and clicks of a sparse table's rows, see [tables](tables.md)."),
     ] = None
 
 
@@ -201,6 +274,16 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             description="Where `<epoch>/` folders of saved models go; inside the run folder when relative.",
         ),
     ] = "output_model"
+    save_mode: Annotated[
+        Literal["all", "delta", "base", "batch", 0, 1, 2, 3],
+        Meta(
+            description="Which rows of tables with an accessor a saved model holds, see [tables](tables.md); 0 to 3 "
+            "are the original's numbers of all, delta, base and batch."
+        ),
+    ] = "all"
+    shrink_interval: Annotated[
+        int, Meta(ge=0, description="Epochs of one day of tables with an accessor, at whose end they forget; 0: never.")
+    ] = 0
     save_interval: Annotated[int, Meta(ge=0, description="Epochs between two saved models; 0: only at the end.")] = 1
     durability: Annotated[
         Literal["off", "log", "log+fsync"],
@@ -271,6 +354,12 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Names, Meta(description="Fields of a sample that are dumped; private ones are left out, and the log says so.")
     ] = ()
     dump_param: Annotated[Names, Meta(description="Dense parameters that are dumped; private ones are refused.")] = ()
+
+    @property
+    def saves(self) -> Literal["all", "delta", "base", "batch"]:
+        """`save_mode` by its name."""
+        names: dict[int, Literal["all", "delta", "base", "batch"]] = {0: "all", 1: "delta", 2: "base", 3: "batch"}
+        return names[self.save_mode] if isinstance(self.save_mode, int) else self.save_mode
 
     @property
     def fresh_negatives(self) -> bool:

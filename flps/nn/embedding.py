@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from flps.privacy import reveal
 from flps.table import Adam, Initializer, SparseTable, TableSpec
+from flps.table.accessor import Counts, counts_of, merge_counts
 from flps.table.distinct import distinct_each
 from flps.table.rules import AnyRule
 from flps.table.sparse import merge_duplicates
@@ -72,7 +73,11 @@ class Embedding(nn.Module):
         self.table: RowSource = SparseTable(self.spec)
         self._lookup: Lookup | None = None
         self._staged: Rows | None = None
+        self.is_counted = False  # shows and clicks of a step are worked out with its gradients
+        self.labels: NDArray[Any] | None = None  # (B,) of the batch that is trained, where they are counted
+        self.counts: Counts | None = None  # of the keys that `take_gradient` gave last, where they are counted
         self._touched: list[tuple[Keys, Lookup | None, Tensor]] = []
+        self._columns = 1  # look-ups of one sample that stand side by side
 
     def lookups(self, batches: Sequence[Keys]) -> list[Lookup]:
         """What the coming batches look up, each (L,); for many of them at once it takes less time."""
@@ -94,12 +99,15 @@ class Embedding(nn.Module):
         if self.training and torch.is_grad_enabled():
             leaf.requires_grad_()
             self._touched.append((whole, lookup, leaf))
+            self._columns = keys.shape[-1] if keys.dim() > 1 else 1
         return leaf if keys.dim() == 1 else leaf.reshape(*keys.shape, self.spec.dim)
 
     def take_gradient(self) -> tuple[Keys, Rows] | None:
         """Keys (N,), each once, and gradients (N, dim) of every forward since the last call; None without any."""
         touched, self._touched = self._touched, []
         self._lookup = self._staged = None
+        if self.is_counted:
+            self.counts = self._counted([(keys, lookup) for keys, lookup, leaf in touched if leaf.grad is not None])
         parts = [self._added_up(keys, lookup, leaf.grad) for keys, lookup, leaf in touched if leaf.grad is not None]
         if len(parts) < 2:
             return parts[0] if parts else None
@@ -112,6 +120,24 @@ class Embedding(nn.Module):
         total = gradient.new_zeros(unique.size, self.spec.dim)
         total.index_add_(0, torch.from_numpy(places).to(gradient.device), gradient)
         return unique, total.cpu().numpy()
+
+    def _counted(self, touched: Sequence[tuple[Keys, Lookup | None]]) -> Counts | None:
+        """Shows and clicks in the order in which `take_gradient` gives the keys."""
+        parts = []
+        for keys, lookup in touched:
+            _, unique, places = lookup or self.lookups([keys])[0]
+            parts.append((unique, counts_of(places, unique.size, self._clicks(keys.size), self._columns)))
+        if len(parts) < 2:
+            return parts[0][1] if parts else None
+        keys, counts = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        once, merged = merge_counts(keys, counts)
+        return merged if once.size < keys.size else counts
+
+    def _clicks(self, lookups: int) -> NDArray[np.bool_] | None:
+        """Whether each look-up was of a sample whose label is 1; None where look-ups are not those of the samples."""
+        if self.labels is None or not self.labels.size or lookups % self.labels.size:
+            return None
+        return np.repeat(self.labels.reshape(-1) == 1, lookups // self.labels.size)
 
     def extra_repr(self) -> str:
         return f"{self.name!r}, dim={self.spec.dim}, rows={self.spec.bound}, placement={self.placement}"

@@ -94,6 +94,14 @@ class CountedTable(SparseTable):
         counters: Counters = self.storage.read(self._counters, slots)
         return counters
 
+    def admitted(self, keys: Keys) -> Which:
+        """Whether each key (N,) has been let in."""
+        slots = self._index.lookup(keys)
+        there = np.flatnonzero(slots != MISSING)
+        admitted = np.zeros(keys.size, bool)
+        admitted[there] = self.counters(slots[there])[:, ADMITTED] > 0
+        return admitted
+
     def shrink(self, is_day: bool = False) -> Shrunk:
         """Decay shows and clicks, remove rows of a low score and rows that nobody pushed for long.
 

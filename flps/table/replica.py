@@ -29,9 +29,9 @@ class SparseReplica:
     """A sparse table that is trained here and exchanged in windows."""
 
     def __init__(self, spec: TableSpec) -> None:
-        self.spec = spec
-        self._mine = SparseTable(spec)
-        self._base = SparseTable(servers_spec(spec))
+        self.spec = msgspec.structs.replace(spec, accessor=None)  # the servers count
+        self._mine = SparseTable(self.spec)
+        self._base = SparseTable(servers_spec(self.spec))
         self._touched: list[Slots] = []
 
     def pull(self, keys: Keys) -> Rows:

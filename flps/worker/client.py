@@ -77,6 +77,8 @@ class FLClient:
         for epoch in self._epochs():
             totals = self.handlers["train"](epoch)
             release = self.session.barrier(f"trained {epoch}", self.session.report_of(totals))
+            if runner.shrink_interval and (epoch + 1) % runner.shrink_interval == 0:
+                self.session.shrink(epoch + 1)
             self.session.refresh()
             self.metrics["loss"] = totals.loss / totals.samples if totals.samples else float("nan")
             self.metrics["auc"] = totals.auc.value()

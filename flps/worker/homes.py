@@ -20,7 +20,8 @@ from flps.message import Pull, Push
 from flps.nn import PrivateTable
 from flps.nn.embedding import Lookup
 from flps.remote import Pending, Servers
-from flps.table import DenseTable, SparseTable, distinct
+from flps.table import CountedTable, DenseTable, SparseTable, distinct, make_sparse
+from flps.table.accessor import Mode
 from flps.table.files import Parts, TensorFile
 from flps.table.snapshot import Content
 from flps.worker.feedback import Feedback
@@ -82,7 +83,7 @@ class LocalHome:
         for parameter in parameters:
             spec = parameter.spec
             if isinstance(parameter, SparseParameter):
-                table = PrivateTable(spec) if private else SparseTable(spec)
+                table = PrivateTable(spec) if private else make_sparse(spec)
                 parameter.embedding.table = table
                 self.tables[spec.name] = table
             else:
@@ -106,8 +107,11 @@ class LocalHome:
             else:
                 gradient = parameter.gradient()
                 if gradient is not None and self._accepts(table.spec.name, gradient[1], share):
-                    assert not isinstance(table, DenseTable)
-                    table.push(gradient[0], _part(gradient[1], share), unique=True)
+                    keys, rows = gradient[0], _part(gradient[1], share)
+                    if isinstance(table, PrivateTable | CountedTable):
+                        table.push(keys, rows, unique=True, counts=parameter.counts)
+                    elif isinstance(table, SparseTable):
+                        table.push(keys, rows, unique=True)
 
     @staticmethod
     def _accepts(table: str, gradient: Rows, share: float) -> bool:
@@ -145,9 +149,24 @@ class LocalHome:
                 for piece in file.pieces(held, table.columns):
                     table.load(piece)
 
-    def dump(self) -> dict[str, Parts]:
-        """Everything, by table, for the owner's own disk."""
-        return {name: table.dump() for name, table in self.tables.items()}
+    def dump(self, mode: Mode = "all") -> dict[str, Parts]:
+        """Everything, by table, for the owner's own disk; of tables with an accessor what the mode says."""
+        return {
+            name: table.dump(mode) if isinstance(table, PrivateTable) else table.dump()
+            for name, table in self.tables.items()
+        }
+
+    def settle(self, mode: Mode) -> None:
+        """A save of this mode is complete."""
+        for table in self.tables.values():
+            if isinstance(table, PrivateTable | CountedTable):
+                table.settle(mode)
+
+    def shrink(self, is_day: bool) -> None:
+        """Let tables with an accessor forget; `is_day`: then a day ends for the rows that stay."""
+        for table in self.tables.values():
+            if isinstance(table, PrivateTable | CountedTable):
+                table.shrink(is_day)
 
     def load(self, name: str, parts: Sequence[Parts], keys: Keys, own: int | None) -> None:
         """Put a table back from the dumps of several owners: of sparse tables the rows of these `keys`, of a dense
@@ -269,7 +288,7 @@ class StepHome:
             else:
                 gradient = parameter.gradient()
                 if gradient is not None:
-                    pushes.append(Push(number, *gradient))
+                    pushes.append(Push(number, *gradient, parameter.counts))
         return pushes
 
     def _stage(self) -> None:

@@ -23,6 +23,7 @@ from flps.config.types import Config, TableParameters, table_name
 from flps.errors import ConfigError
 from flps.nn import DensePack, Embedding
 from flps.table import Initializer, TableSpec, make_rule
+from flps.table.accessor import Accessor, Counts
 from flps.table.rules import ALIASES, OF_PADDLE, RULES, AnyRule
 
 Keys: TypeAlias = NDArray[np.uint64]
@@ -46,6 +47,11 @@ class SparseParameter:
     def gradient(self) -> tuple[Keys, Rows] | None:
         """Keys and gradients of this step; None when nothing was looked up."""
         return self.embedding.take_gradient()
+
+    @property
+    def counts(self) -> Counts | None:
+        """Shows, clicks and slots (N, 3) of the keys that `gradient` gave last; None for a table without accessor."""
+        return self.embedding.counts
 
 
 class DenseParameter:
@@ -113,10 +119,21 @@ def _place_embedding(embedding: Embedding, config: Config) -> Placed:
         init=_initializer(settings, embedding, rule),
         seed=(config.seed * 1_000_003 + zlib.crc32(spec.name.encode())) % 2**62,
         dtype=settings.dtype or spec.dtype,
+        accessor=_accessor(settings),
         memory_bytes_max=settings.memory_bytes_max,
     )
+    embedding.is_counted = spec.accessor is not None
     placement = config.placement(spec.name) or embedding.placement
     return Placed(SparseParameter(embedding, spec), placement, _update(spec.name, placement, config))
+
+
+def _accessor(settings: TableParameters) -> Accessor | None:
+    if settings.accessor is None:
+        return None
+    said = msgspec.to_builtins(settings.accessor)
+    if settings.accessor.entry is not None:
+        said["entry"] = {"kind": said["entry"]["kind"], **settings.accessor.entry.own()}
+    return msgspec.convert(said, Accessor)
 
 
 def _initializer(settings: TableParameters, embedding: Embedding, rule: AnyRule) -> Initializer:
@@ -135,8 +152,12 @@ def _initializer(settings: TableParameters, embedding: Embedding, rule: AnyRule)
 
 def _pack(model: nn.Module, names: Sequence[str], table: str, config: Config) -> DenseParameter:
     settings = config.table_parameters.get(table, TableParameters())
-    hints = {"placement": "runner.private names the private ones of", "memory_bytes_max": "no disk holds"}
-    for key in ("placement", "initializer", "initial_range", "memory_bytes_max"):
+    hints = {
+        "placement": "runner.private names the private ones of",
+        "memory_bytes_max": "no disk holds",
+        "accessor": "nobody counts shows of",
+    }
+    for key in ("placement", "initializer", "initial_range", "memory_bytes_max", "accessor"):
         if getattr(settings, key) is not None:
             hint = hints.get(key, "the model's code draws")
             raise ConfigError(f"table_parameters.{table}.{key} has no effect: {hint} the dense parameters")

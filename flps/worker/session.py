@@ -291,17 +291,39 @@ class Session:
         Who writes the manifest is the first of those alive; when it is lost meanwhile, the next one begins anew.
         Nobody trains meanwhile.
         """
-        folder = self.folder_of(epoch)
+        folder, mode = self.folder_of(epoch), self.config.runner.saves
         retract_manifest(folder)
         private = self.barrier(f"saved private {epoch}", Report(files=self._save_private(folder)))
         alive = private.workers
         while True:
             writer = min(alive)
             if self.rank == writer:
-                files = {**private.report.files, **self._servers.save(epoch)}
+                files = {**private.report.files, **self._servers.save(epoch, mode)}
                 self._complete(folder, self._manifest(epoch, files, private.workers))
+                if mode != "all":
+                    self._servers.settle(epoch, mode)
                 log.info("saved the model after epoch %d: %s", epoch, folder)
             alive = self.barrier(f"saved {epoch}").workers
+            if writer in alive:
+                break
+        if isinstance(local := self._homes.get("local"), LocalHome):
+            local.settle(mode)
+
+    def shrink(self, day: int) -> None:
+        """Let every table with an accessor forget: shows and clicks decay, rows of a low score or unseen for long go.
+
+        day: a number that grows from call to call, the same at all workers, which all call it. Where models are not
+        saved as a batch, which ends a day by itself, rows that stay have been unseen for one day more.
+        """
+        is_day = self.config.runner.saves != "batch"
+        alive = self.barrier(f"shrink {day}").workers
+        if isinstance(local := self._homes.get("local"), LocalHome):
+            local.shrink(is_day)
+        while True:
+            writer = min(alive)
+            if self.rank == writer:
+                self._servers.shrink(day, is_day)
+            alive = self.barrier(f"shrunk {day}").workers
             if writer in alive:
                 return
 
@@ -311,7 +333,7 @@ class Session:
         if not isinstance(local, LocalHome):
             return {}
         name = f"private-{self.rank}-of-{self.job.workers}.safetensors"
-        return {name: write_tables(folder / name, local.dump())}
+        return {name: write_tables(folder / name, local.dump(self.config.runner.saves))}
 
     def _complete(self, folder: Path, manifest: Manifest) -> None:
         """Export the shared part and write the manifest."""
@@ -338,6 +360,7 @@ class Session:
             files=files,
             workers=self.job.workers,
             clients=tuple(clients),
+            save_mode=self.config.runner.saves,
         )
 
     # --- checkpoints -------------------------------------------------------------------------------------------------

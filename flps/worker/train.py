@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flps.metrics import AucHistogram
+from flps.nn import Embedding
 from flps.worker.homes import Home, Step
 from flps.worker.upcoming import Features, Upcoming, embeddings_of, prepared, with_following
 
@@ -78,6 +79,7 @@ class Trainer:
         self._bf16 = bf16
         self._lookahead = max((home.lookahead for home in homes), default=0)
         self._embeddings = embeddings_of(model)
+        self._counted = [e for e in model.modules() if isinstance(e, Embedding) and e.is_counted]
         self._target: str = model.target  # type: ignore[assignment]
 
     def epoch(
@@ -135,6 +137,8 @@ class Trainer:
     def _step(self, step: Step, batch: Upcoming, upcoming: Sequence[Upcoming], totals: Totals) -> None:
         for embedding in self._embeddings:
             embedding.expect(batch.lookups[embedding.name])
+        for embedding in self._counted:
+            embedding.labels = batch.features[self._target]
         tensors = {name: torch.from_numpy(array).to(self._device) for name, array in batch.features.items()}
         logits = self._forward(tensors)
         loss = self._model.loss(logits, tensors)  # type: ignore[operator]

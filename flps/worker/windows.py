@@ -10,11 +10,13 @@ import numpy as np
 from flps.message import Push
 from flps.remote import Servers
 from flps.table import TableSpec
+from flps.table.accessor import COUNTS_WIDTH, Counts, merge_counts
+from flps.table.counted import scaled
 from flps.table.files import TensorFile
 from flps.table.replica import DenseReplica, SparseReplica, servers_spec
 from flps.table.snapshot import Content
 from flps.worker.homes import Step
-from flps.worker.parameters import DenseParameter, Parameter, Rows, SparseParameter
+from flps.worker.parameters import DenseParameter, Keys, Parameter, Rows, SparseParameter
 from flps.worker.upcoming import Upcoming
 
 
@@ -25,12 +27,20 @@ class SparseWindow:
         self._parameter = parameter
         self._number = number
         self._replica = SparseReplica(parameter.spec)
+        self._counted: list[tuple[Keys, Counts]] = []  # of the steps of this window, where they are counted
 
     def step(self) -> None:
         """Train the own copy by this step's gradient."""
         gradient = self._parameter.gradient()
-        if gradient is not None:
-            self._replica.push(*gradient, unique=True)
+        if gradient is None:
+            return
+        keys, rows = gradient
+        accessor, counts = self._parameter.spec.accessor, self._parameter.counts
+        if accessor is not None and counts is not None:
+            self._counted.append((keys, counts))
+            if accessor.show_scale:
+                rows = scaled(self._parameter.spec.rule, rows, counts)
+        self._replica.push(keys, rows, unique=True)
 
     def show_own(self) -> None:
         """The model sees the copy that is trained here."""
@@ -42,7 +52,20 @@ class SparseWindow:
 
     def delta(self) -> Push:
         """What was trained here since the last window."""
-        return Push(self._number, *self._replica.delta())
+        keys, rows = self._replica.delta()
+        return Push(self._number, keys, rows, self._counts(keys))
+
+    def _counts(self, keys: Keys) -> Counts | None:
+        """What was counted of these keys (N,) since the last window."""
+        if self._parameter.spec.accessor is None:
+            return None
+        counts = np.zeros((keys.size, COUNTS_WIDTH), np.float32)
+        if self._counted:
+            once, merged = merge_counts(*map(np.concatenate, zip(*self._counted, strict=True)))
+            places = np.searchsorted(once, keys).clip(max=once.size - 1)
+            counts = np.where((once[places] == keys)[:, None], merged[places], counts)
+        self._counted = []
+        return counts
 
     def sent(self, delta: Push, applied: Rows) -> None:
         """The servers added `applied` for `delta`."""
@@ -56,11 +79,20 @@ class SparseWindow:
 
     def content(self) -> Content:
         """What this worker remembers of it."""
-        return self._replica.content(self._parameter.spec.name)
+        name, content = self._parameter.spec.name, self._replica.content(self._parameter.spec.name)
+        if self._parameter.spec.accessor is None:
+            return content
+        keys = np.concatenate([np.zeros(0, np.uint64), *(keys for keys, _ in self._counted)])
+        counts = np.concatenate([np.zeros((0, COUNTS_WIDTH), np.float32), *(counts for _, counts in self._counted)])
+        return content.joined(Content({}, {f"counted/{name}": {"keys": keys, "counts": counts}}))
 
     def take_up(self, file: TensorFile) -> None:
         """Remember what `content` gave."""
-        self._replica.take_up(self._parameter.spec.name, file)
+        name = self._parameter.spec.name
+        self._replica.take_up(name, file)
+        if self._parameter.spec.accessor is not None:
+            keys, counts = file.read(f"counted/{name}", "keys"), file.read(f"counted/{name}", "counts")
+            self._counted = [(keys, counts)] if keys.size else []
 
     def receive(self, changed: Push) -> None:
         """Others changed rows."""

@@ -12,6 +12,7 @@ import pytest
 from msgspec import Meta
 
 from flps.config import Config, Evaluation, Initializer, Network, Runner, TableParameters, load
+from flps.config.types import AccessorParameters
 from flps.errors import ConfigError
 
 # key: (yaml of a good value, what it means, yaml of a bad value, what the complaint says)
@@ -41,6 +42,8 @@ RUNNER: dict[str, tuple[str, Any, str, str]] = {
     "local_sparse": ("[a, b]", ("a", "b"), "[1]", "expected a list, each entry text, got [1]"),
     "remote_sparse": ("['embedding_1.w_0']", ("embedding_1.w_0",), "{a: b}", "expected a list, each entry text"),
     "model_save_path": ("out", "out", "''", "expected text that is not empty, got ''"),
+    "save_mode": ("0", 0, "some", "expected one of 0, 1, 2, 3, all, base, batch, delta, got 'some'"),
+    "shrink_interval": ("0", 0, "-1", "expected an integer of at least 0, got -1"),
     "save_interval": ("0", 0, "-1", "expected an integer of at least 0, got -1"),
     "durability": ("log", "log", "disk", "expected one of log, log+fsync, off, got 'disk'"),
     "journal_bytes_max": ("65536", 65536, "65535", "expected an integer of at least 65536, got 65535"),
@@ -70,6 +73,7 @@ NETWORK: dict[str, tuple[str, Any, str, str]] = {
     "max_refused": ("1", 1, "0", "expected an integer of at least 1, got 0"),
     "min_workers": ("3", 3, "0", "expected an integer of at least 1, got 0"),
     "frame_bytes_max": ("4096", 4096, "5", "expected an integer of at least 1024, got 5"),
+    "message_bytes_max": ("4096", 4096, "5", "expected an integer of at least 1024, got 5"),
     "frames_max": ("8", 8, "1", "expected an integer of at least 4, got 1"),
     "keys_max": ("10", 10, "1.0e1x", "expected an integer of at least 1, got '1.0e1x'"),
 }
@@ -98,6 +102,8 @@ TABLE: dict[str, tuple[str, Any, str, str]] = {
     "weight_bounds": ("[-5, 5.5]", (-5.0, 5.5), "[1]", "expected a list of 2: a number, a number, got [1]"),
     "initial_range": ("1e-4", 1e-4, "-1", "expected a number of at least 0, got -1"),
     "initializer": ("{kind: uniform, scale: 1e-4}", Initializer(kind="uniform", scale=1e-4), "normal", "expected keys"),
+    "memory_bytes_max": ("1_000_000", 1_000_000, "0", "expected an integer of at least 1, got 0"),
+    "accessor": ("{show_scale: true}", AccessorParameters(show_scale=True), "7", "expected keys and values"),
     "dtype": ("float64", "float64", "float16", "expected one of float32, float64, got 'float16'"),
 }
 TABLES = {"runner": RUNNER, "network": NETWORK, "evaluation": EVALUATION, "table_parameters.items": TABLE}

@@ -48,8 +48,9 @@ def test_no_public_method_hands_out_a_plain_array_of_rows() -> None:
     assert table.push(keys(1), np.ones((1, 3), np.float32)) is None  # type: ignore[func-returns-value]
     assert table.load(table.dump()) is None  # type: ignore[func-returns-value]
     assert table.warm(keys(1, 2)).dtype == bool
+    assert table.settle("delta") is table.shrink(True) is None  # type: ignore[func-returns-value]
     for_its_own_disk = {"content"}  # holds no array, and no message can hold it
-    wanted = {"spec", "columns", "pull", "push", "warm", "dump", "load", *for_its_own_disk}
+    wanted = {"spec", "columns", "pull", "push", "warm", "dump", "load", "settle", "shrink", *for_its_own_disk}
     assert {name for name in dir(table) if not name.startswith("_")} == wanted
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import msgspec
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,7 +15,7 @@ from flps.models.ncf.hyper import NcfHyperParameters
 from flps.nn import Embedding
 from flps.table import Adam, Initializer, Sgd
 from flps.table.rules import RULES, Adagrad, AdagradV2, make_rule
-from flps.worker.parameters import SparseParameter, place, rule_of
+from flps.worker.parameters import place, rule_of
 
 
 class Model(nn.Module):
