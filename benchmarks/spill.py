@@ -182,6 +182,7 @@ def run(chosen: argparse.Namespace) -> None:
     limit = f"; all memory, the file's cache included, limited to {chosen.limit_mb} MB" if chosen.limit_mb else ""
     measured = Measured(chosen.rows, chosen.memory_bytes_max)
     lines = ["| what | measured |", "|---|---|"]
+    print("\n".join(lines))
     for what, value in measure(measured, chosen.rounds, chosen.seconds):
         lines.append(f"| {what} | {value} |")
         print(lines[-1], flush=True)
