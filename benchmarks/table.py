@@ -125,7 +125,6 @@ def server(run_dir: str = "", **runner: Any) -> Iterator[Servers]:
         finally:
             heartbeat.stop()
             servers.close()
-            carrier.shut_down()
             process.kill()
             process.join()
 
