@@ -11,7 +11,7 @@ Law: pure code; time is an argument. The role that hosts it reads the clock and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Literal, NamedTuple, TypeVar
 
@@ -46,6 +46,16 @@ class Membership:
         self._states: dict[Member, State] = dict.fromkeys(members, "absent")
         self._deadlines = dict.fromkeys(self._states, now + start_s)
         self._lives: dict[Member, int] = {}
+
+    def image(self) -> dict[str, tuple[State, int]]:
+        """Member, as `role:rank` -> its state and life."""
+        return {str(member): (state, self.life(member)) for member, state in self._states.items()}
+
+    def take_up(self, image: Mapping[str, tuple[State, int]]) -> None:
+        """Be what an earlier life of this role knew."""
+        for member in self._states:
+            if str(member) in image:
+                self._states[member], self._lives[member] = image[str(member)]
 
     def state(self, member: Member) -> State | None:
         """The member's state; None for one that nobody expects."""

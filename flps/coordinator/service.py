@@ -15,12 +15,15 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
 
 from flps.config.types import Network
 from flps.coordinator.checkpoints import Checkpoints, position_of
 from flps.coordinator.summary import Layout, add_up, evaluated, layout_of, trained
 from flps.errors import Refused
-from flps.membership import Barrier, Loss, Member, Membership
+from flps.membership import Barrier, Loss, Member, Membership, State
 from flps.message import CHECKPOINT, JOIN, OVER, Arrive, Beat, Body, Done, Hello, Leave, Pulse, Release, Report
 from flps.metrics import EventLog
 from flps.transport.listener import Answers, Request, Ticket
@@ -30,6 +33,16 @@ _REPORTED = ("trained", "evaluated")  # barriers whose reports become events
 _WITH_EPOCH = ("begin", *_REPORTED)
 TOLD = ("epoch", "eval", "lost")  # events that follow from what is in the journal
 _Tokens = dict[Member, tuple[Ticket, Report]]
+
+
+class MembershipImage(msgspec.Struct, frozen=True):
+    """What this service remembers while nobody waits."""
+
+    members: dict[str, tuple[State, int]]
+    stop: str
+    epoch: int
+    told: int
+    newest: str  # checkpoint
 
 
 class MembershipService:
@@ -68,6 +81,24 @@ class MembershipService:
         self._looked_at = now  # for losses
         self._finish_at: float | None = None
         self.finished = False
+
+    def image(self) -> bytes | None:
+        """All that a later life needs; None while somebody waits or a checkpoint is being written."""
+        checkpoints = self._checkpoints
+        if self._barrier.name or self._joining or (checkpoints is not None and checkpoints.is_writing):
+            return None
+        newest = checkpoints.newest if checkpoints is not None else ""
+        return msgspec.msgpack.encode(
+            MembershipImage(self._membership.image(), self._stop, self._epoch, self._told, newest)
+        )
+
+    def take_up_image(self, image: bytes, tables: Path | None, sha256: str) -> None:
+        """Be what an earlier life was; it has no tables."""
+        held = msgspec.msgpack.decode(image, type=MembershipImage)
+        self._membership.take_up(held.members)
+        self._stop, self._epoch, self._told = held.stop, held.epoch, held.told
+        if self._checkpoints is not None:
+            self._checkpoints.newest = held.newest
 
     def handles(self, body: Body) -> bool:
         return isinstance(body, Hello | Beat | Arrive | Leave)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Protocol
 
 from flps.checkpoint.run import OwnParts, part_name, state_of
 from flps.config.job import Job
@@ -20,6 +21,7 @@ from flps.metrics import EventLog, EventReader
 from flps.scripts import load_script
 from flps.server.service import ServerState, TableService
 from flps.server.store import Store
+from flps.transport.base import Bases, Durable
 from flps.transport.beat import Heartbeat
 from flps.transport.journal import Journal
 from flps.transport.listener import Listener, Service, serve
@@ -30,6 +32,12 @@ from flps.worker.session import Session
 
 log = logging.getLogger(__name__)
 GAUGE_EVERY_S = 1.0
+
+
+class KeptService(Service, Durable, Protocol):
+    """A service whose state a journal keeps."""
+
+
 CLOSE_S = 60.0  # what is left of a checkpoint may take so long to come to the disk
 
 
@@ -55,10 +63,10 @@ def run_coordinator(job: Job, incarnation: int = 1) -> None:
         events, carrier, listener = _answering(stack, job, member, job.coordinator, incarnation)
         membership = _membership(job, events, member)
         with membership.replaying():
-            _take_up(carrier, listener, [membership])
+            bases = _take_up(job, carrier, listener, [membership])
         membership.renew(time.monotonic())
         events.write("ready")
-        serve(listener, [membership], Gauge(listener, events))
+        serve(listener, [membership], Gauge(listener, events), _work(bases))
 
 
 def run_server(job: Job, rank: int, incarnation: int = 1) -> None:
@@ -74,7 +82,7 @@ def run_server(job: Job, rank: int, incarnation: int = 1) -> None:
         store = Store(rank, len(job.servers), job.config.network.keys_max, folder, run_dir, limits)
         own = OwnParts(job.checkpoints, part_name("shared", rank, len(job.servers)), heartbeat.tell)
         tables = TableService(store, job.config, job.workers, job.models, lambda: heartbeat.lost, own)
-        services: list[Service] = [tables]
+        services: list[KeptService] = [tables]
         membership = _membership(job, events, member) if rank == 0 and not job.coordinators else None
         if membership is not None:
             services.append(membership)
@@ -83,12 +91,14 @@ def run_server(job: Job, rank: int, incarnation: int = 1) -> None:
             part = store.take_up(Path(job.resume_from), job.checkpoint)
             tables.take_up(state_of(Path(job.resume_from), part, ServerState))
         with membership.replaying() if membership is not None else nullcontext():
-            _take_up(carrier, listener, services)
+            bases = _take_up(job, carrier, listener, services, store)
+        if bases is not None:
+            tables.keep = bases.begin
         if membership is not None:
             membership.renew(time.monotonic())
         events.write("ready")
         gauge = Gauge(listener, events, heartbeat.check)
-        serve(listener, services, gauge, store.advance)
+        serve(listener, services, gauge, _work(bases, store.advance))
         store.close(CLOSE_S)
         gauge.write("done")
 
@@ -146,10 +156,29 @@ def _journal(job: Job, member: Member, incarnation: int) -> Journal | None:
     return Journal(folder, durability)
 
 
-def _take_up(carrier: Carrier, listener: Listener, services: Sequence[Service]) -> None:
-    """In a later life: be what the journal says."""
-    if listener.journal is not None and carrier.incarnation > 1:
-        recover(listener, services, carrier.limits)
+def _take_up(
+    job: Job, carrier: Carrier, listener: Listener, services: Sequence[KeptService], store: Store | None = None
+) -> Bases | None:
+    """In a later life: be what the journal says. Returns what keeps it short; None without one."""
+    if listener.journal is None:
+        return None
+    bytes_max = job.config.runner.journal_bytes_max
+    bases = Bases(listener.journal, listener.ledger, services, job.run_id, bytes_max, store)
+    if carrier.incarnation > 1:
+        recover(listener, services, carrier.limits, first=bases.restore())
+    return bases
+
+
+def _work(bases: Bases | None, advance: Callable[[], bool] = lambda: False) -> Callable[[], bool]:
+    """What a role does between two requests."""
+    if bases is None:
+        return advance
+
+    def work() -> bool:
+        bases.work()
+        return advance()
+
+    return work
 
 
 def run_worker(job: Job, rank: int, incarnation: int = 1) -> None:

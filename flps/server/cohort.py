@@ -39,6 +39,11 @@ class Cohort:
         """Go on from there."""
         self._epoch, self._step, self._expected = state.epoch, state.step, set(state.expected) & self._alive
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nobody's step waits for the others'."""
+        return not self._arrived
+
     def offer(self, ticket: Ticket, update: Update) -> None:
         """A worker's step arrived. Raises Refused when it is not the step that the cohort is at."""
         rank = ticket.member.rank

@@ -10,7 +10,7 @@ import msgspec
 
 from flps.checkpoint.run import OwnParts
 from flps.config.types import Config
-from flps.errors import Refused
+from flps.errors import Refused, ResourceError
 from flps.membership import Loss, Member
 from flps.message import (
     Body,
@@ -34,6 +34,8 @@ from flps.packing import pack
 from flps.server.cohort import Cohort, CohortState
 from flps.server.store import Store
 from flps.server.windows import Windows, WindowsState
+from flps.table import TableSpec
+from flps.transport.base import Written
 from flps.transport.listener import Answers, Request, Ticket
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,17 @@ class ServerState(msgspec.Struct, frozen=True):
 
     cohort: CohortState
     windows: WindowsState
+
+
+class ServerImage(msgspec.Struct, frozen=True):
+    """What this server alone remembers, so that it may die."""
+
+    state: ServerState
+    present: tuple[int, ...]
+    lives: dict[int, int]
+    versions: dict[int, int]  # of the change logs
+    specs: tuple[TableSpec, ...]
+    days: tuple[int, int]
 
 
 class TableService:
@@ -67,6 +80,7 @@ class TableService:
         self._models = models
         self._lost = lost
         self._present = set(range(workers))
+        self.keep: Callable[[Path], Written | None] = lambda path: None  # what else is done when tables are written
         self._made_rows = False  # the last question asked for rows that there were not
         self._lives: dict[int, int] = {}  # worker -> its incarnation
         self._waits_for_cohort = config.runner.sync_mode == "sync"
@@ -83,6 +97,26 @@ class TableService:
         """Go on from there; the store has its tables already."""
         self._cohort.take_up(state.cohort)
         self._windows.take_up(state.windows)
+
+    def image(self) -> bytes | None:
+        """All that a later life needs beside the tables; None while a step is half complete."""
+        if not (self._store.has_begun and self._cohort.is_at_rest and self._windows.is_at_rest):
+            return None
+        specs = tuple(table.spec for table in self._store.tables)
+        present, lives, versions = tuple(sorted(self._present)), dict(self._lives), self._windows.versions()
+        image = ServerImage(self.state(), present, lives, versions, specs, self._store.days())
+        return msgspec.msgpack.encode(image)
+
+    def take_up_image(self, image: bytes, tables: Path | None, sha256: str) -> None:
+        """Be what an earlier life was, with its tables in that file. Raises DataError."""
+        held = msgspec.msgpack.decode(image, type=ServerImage)
+        assert tables is not None
+        self._store.take_back(held.specs, held.days, tables, sha256)
+        self.take_up(held.state)
+        self._windows.take_up_versions(held.versions)
+        self._lives = held.lives
+        for rank in self._present - set(held.present):
+            self._forget(rank)
 
     def handles(self, body: Body) -> bool:
         return isinstance(body, Declare | Start | Look | Update | Window | Save | Settle | Shrink | Cut | Detach)
@@ -160,7 +194,18 @@ class TableService:
             return
         self._last_cut = cut.checkpoint
         specs = [table.spec for table in self._store.tables]
-        self._parts.write(cut, specs, self.state(), self._store.snapshot)
+        self._parts.write(cut, specs, self.state(), self._write_part)
+
+    def _write_part(self, path: Path, done: Written) -> None:
+        """The part stands for the journal until here, too."""
+        kept = self.keep(path)
+
+        def both(outcome: str | ResourceError) -> None:
+            if kept is not None:
+                kept(outcome)
+            done(outcome)
+
+        self._store.snapshot(path, both)
 
     def _update(self, ticket: Ticket, update: Update) -> Answers:
         if update.pushes and not update.samples:

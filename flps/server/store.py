@@ -18,10 +18,10 @@ from flps.checkpoint.run import Part
 from flps.errors import ConfigError, Refused, ResourceError
 from flps.message import Limits, Pull, Push, Tensor
 from flps.routing import shard_of
-from flps.server.warm import make_tables, take_up, warm_up
+from flps.server.warm import fill, make_tables, take_up, warm_up
 from flps.table import CountedTable, DenseTable, SparseTable, TableSpec
 from flps.table.accessor import COUNTS_WIDTH, SLOTS_MAX, Mode
-from flps.table.files import Parts, sha256_of, write_tables
+from flps.table.files import Parts, TensorFile, sha256_of, write_tables
 from flps.table.index import Keys, Slots
 from flps.table.snapshot import Content, Snapshot
 
@@ -202,6 +202,28 @@ class Store:
         self.tables, part = take_up(folder, checkpoint, self.rank, self.servers, self._spill_in)
         self.is_warm = True
         return part
+
+    @property
+    def is_copying(self) -> bool:
+        """Whether a snapshot is being written."""
+        return self._snapshot is not None and self._snapshot.is_copying
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the tables stand and hold values."""
+        return bool(self.tables) and all(not isinstance(t, DenseTable) or t.initialized for t in self.tables)
+
+    def days(self) -> tuple[int, int]:
+        """The epoch of the last complete model, and the day of the last shrink."""
+        return self._settled, self._day
+
+    def take_back(self, specs: Sequence[TableSpec], days: tuple[int, int], path: Path, sha256: str) -> None:
+        """Hold the tables of an own snapshot. Raises DataError when the file is not what was written."""
+        self.tables = make_tables(specs, self._spill_in)
+        share = TensorFile(path, sha256)
+        for table in self.tables:
+            fill(table, [share], 0, 1, is_exact=True)
+        self._settled, self._day = days
 
     def snapshot(self, path: Path, done: Callable[[str | ResourceError], None]) -> None:
         """Write every table as it is now into one file, while the tables go on: `advance` does the copying.

@@ -6,6 +6,7 @@ or 1/number of clients present. A client that has sent its last window of an epo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -51,6 +52,21 @@ class Windows:
     def take_up(self, state: WindowsState) -> None:
         """Go on from there."""
         self._samples, self._resting = dict(state.samples), dict(state.resting)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether everybody knows which rows have been removed."""
+        return not any(self._gone.values())
+
+    def versions(self) -> dict[int, int]:
+        """Table -> the version of its changes."""
+        return {table: log.version for table, log in self._logs.items()}
+
+    def take_up_versions(self, versions: Mapping[int, int]) -> None:
+        """Go on from there: every cursor that was handed out is older than what comes."""
+        for table, version in versions.items():
+            self._logs[table] = ChangeLog(version)
+            self._logs[table].restart()
 
     def drop(self, rank: int) -> None:
         """A client is gone."""

@@ -18,9 +18,10 @@ _SLOTS_A_ROW = 4  # the log holds at most this many slots for each row of the ta
 class ChangeLog:
     """Changes of one table in order of version."""
 
-    def __init__(self) -> None:
-        self.version = 0
-        self._start = 0  # entries with versions up to this one have been dropped
+    def __init__(self, version: int = 0) -> None:
+        """`version`: of the last change before, of which nothing is known any more."""
+        self.version = version
+        self._start = version  # entries with versions up to this one have been dropped
         self._entries: deque[tuple[int, int, Slots]] = deque()  # (version, writer, slots)
         self._cursors: dict[int, int] = {}
         self._slots = 0
