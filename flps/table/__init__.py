@@ -5,6 +5,8 @@ this process and a table behind servers are used alike, so a model trains alone,
 
     index.py        key -> slot: which line of the storage a key's row stands in
     storage.py      where the rows stand, by slot
+    spill.py        the same, cold rows on disk
+    cold.py         the file of cold rows
     distinct.py     the different ones of many keys
     initializer.py  what a row holds when it is first touched
     rules/          how a push changes rows

@@ -12,6 +12,7 @@ import mmap
 import os
 import resource
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,9 +38,11 @@ class ColdFile:
         self._announced = 0  # times that pages are still to be announced
         self._records: Lines = np.empty(0, self._record)
         try:
-            self._file = tempfile.TemporaryFile(dir=self._folder, prefix="rows-")  # noqa: SIM115
+            with tempfile.TemporaryFile(dir=self._folder, prefix="rows-") as file:
+                self._file = os.dup(file.fileno())
         except OSError as error:
             raise self._no_room(error, 0) from error
+        self._give_back = weakref.finalize(self, os.close, self._file)
 
     @property
     def nbytes(self) -> int:
@@ -53,10 +56,10 @@ class ColdFile:
         size = max(rows * self._row_bytes, self._size * 9 // 8)
         size = -(-size // _EXTENT_BYTES) * _EXTENT_BYTES
         try:
-            os.posix_fallocate(self._file.fileno(), 0, size)
+            os.posix_fallocate(self._file, 0, size)
             self._map(size)
         except OSError as error:
-            self._file.truncate(self._size)  # of what was taken on the way, nothing stays taken
+            os.ftruncate(self._file, self._size)  # of what was taken on the way, nothing stays taken
             raise self._no_room(error, size) from error
 
     def read(self, slots: Slots) -> Lines:
@@ -74,18 +77,18 @@ class ColdFile:
         size = -(-rows * self._row_bytes // _EXTENT_BYTES) * _EXTENT_BYTES
         if size < self._size:
             self._map(size)
-            self._file.truncate(size)
+            os.ftruncate(self._file, size)
 
     def close(self) -> None:
         """The file and its records are gone."""
         self._map(0)
-        self._file.close()
+        self._give_back()
 
     def _map(self, size: int) -> None:
         if not size:
             self._records, self._size = np.empty(0, self._record), 0
             return
-        memory = mmap.mmap(self._file.fileno(), size)
+        memory = mmap.mmap(self._file, size)
         memory.madvise(mmap.MADV_RANDOM)
         self._records = np.frombuffer(memory, self._record, size // self._row_bytes)
         self._size = size
@@ -107,7 +110,7 @@ class ColdFile:
         """Tell the kernel which pages will be read, so that the disk brings many at a time and not one by one."""
         pages = slots * self._row_bytes // mmap.PAGESIZE
         for page in pages[np.concatenate(([True], pages[1:] != pages[:-1]))].tolist():
-            os.posix_fadvise(self._file.fileno(), page * mmap.PAGESIZE, mmap.PAGESIZE, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(self._file, page * mmap.PAGESIZE, mmap.PAGESIZE, os.POSIX_FADV_WILLNEED)
 
     def _no_room(self, error: OSError, size: int) -> ResourceError:
         return ResourceError(

@@ -105,11 +105,20 @@ def test_a_private_thing_that_is_not_there_is_refused(runner: dict[str, Any], sa
         ({"items": {"rule": "sgd", "weight_bounds": [1, 0]}}, r"items: weight_bounds \[1, 0\]: the first"),
         ({"items": {"initial_range": 1, "initializer": {}}}, "table_parameters.items: initial_range is short"),
         ({"dense": {"initial_range": 1}}, "table_parameters.dense.initial_range has no effect"),
+        ({"dense": {"memory_bytes_max": 1}}, "table_parameters.dense.memory_bytes_max has no effect: no disk holds"),
     ],
 )
 def test_a_setting_without_effect_is_refused(tables: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         place(Model(), config_of(tables))
+
+
+def test_a_bound_of_memory_is_the_tables_own() -> None:
+    placed = {
+        one.parameter.spec.name: one.parameter.spec
+        for one in place(Model(), config_of({"items": {"memory_bytes_max": 77}}))
+    }
+    assert {name: spec.memory_bytes_max for name, spec in placed.items()} == {"users": None, "items": 77, "dense": None}
 
 
 def test_a_window_needs_geo() -> None:
