@@ -52,7 +52,7 @@ class Torch:
         if rule == "sgd":
             self.optimizer: torch.optim.Optimizer = torch.optim.SGD(leaves, lr=lr)
         elif rule == "adagrad":
-            self.optimizer = torch.optim.Adagrad(leaves, lr=lr, eps=1e-8)
+            self.optimizer = torch.optim.Adagrad(leaves, lr=lr)
         else:
             self.lazy = {name: LazyAdam(self.tensors[name].detach(), lr) for name in ("user", "item")}
             self.optimizer = torch.optim.Adam([t for n, t in self.tensors.items() if n not in self.lazy], lr=lr)

@@ -183,3 +183,54 @@ def test_float64_rows() -> None:
     assert looked_up.dtype == torch.float64
     looked_up.sum().backward()
     assert embedding.take_gradient()[1].dtype == np.float64  # type: ignore[index]
+
+
+# --- shows and clicks ------------------------------------------------------------------------------------------------
+
+
+def counted(labels: list[int]) -> Embedding:
+    embedding = Embedding("items", DIM)
+    embedding.is_counted, embedding.labels = True, np.array(labels)
+    return embedding
+
+
+def test_shows_and_clicks_of_a_step() -> None:
+    embedding = counted([1, 0, 1])
+    embedding(torch.tensor([7, 7, 2])).sum().backward()
+    gradient = embedding.take_gradient()
+    assert gradient is not None
+    assert gradient[0].tolist() == [2, 7]
+    assert embedding.counts is not None
+    assert embedding.counts.tolist() == [[1, 1, 0], [2, 1, 0]]
+    assert embedding.take_gradient() is embedding.counts is None
+
+
+def test_columns_of_a_feature_are_slots_and_forwards_add_up() -> None:
+    embedding = counted([1, 0])
+    embedding(torch.tensor([[1, 2, 3], [1, 9, 1]])).sum().backward()
+    embedding(torch.tensor([[4, 5, 6], [3, 8, 1]])).sum().backward()
+    gradient = embedding.take_gradient()
+    assert gradient is not None
+    assert embedding.counts is not None
+    got = dict(zip(gradient[0].tolist(), embedding.counts.tolist(), strict=True))
+    assert got == {1: [4, 1, 2], 2: [1, 1, 1], 3: [2, 1, 0], 4: [1, 1, 0], 5: [1, 1, 1], 6: [1, 1, 2], 8: [1, 0, 1],
+                   9: [1, 0, 1]}  # fmt: skip
+
+
+def test_forwards_without_a_key_in_common_keep_their_order() -> None:
+    embedding = counted([1, 0])
+    embedding(torch.tensor([8, 9])).sum().backward()
+    embedding(torch.tensor([1, 8 - 1])).sum().backward()
+    gradient = embedding.take_gradient()
+    assert gradient is not None
+    assert embedding.counts is not None
+    got = dict(zip(gradient[0].tolist(), embedding.counts[:, 1].tolist(), strict=True))
+    assert got == {8: 1, 9: 0, 1: 1, 7: 0}
+
+
+def test_look_ups_that_are_not_those_of_the_samples_have_no_clicks() -> None:
+    embedding = counted([1, 1, 1])
+    embedding(torch.tensor([5, 5, 5, 5])).sum().backward()
+    embedding.take_gradient()
+    assert embedding.counts is not None
+    assert embedding.counts.tolist() == [[4, 0, 0]]
