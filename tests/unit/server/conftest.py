@@ -21,6 +21,7 @@ from flps.membership import Member
 from flps.message import VERSION, Body, Envelope, Limits, Refusal, decode, encode
 from flps.server.service import TableService
 from flps.server.store import Store
+from flps.transport.base import Bases
 from flps.transport.journal import Durability, Journal
 from flps.transport.listener import Listener, carry_out
 from flps.transport.recovery import recover
@@ -145,15 +146,18 @@ class World:
     """One server that crashes at given points, and its clients."""
 
     def __init__(
-        self, folder: Path, scripts: Sequence[Script], mode: Any, durability: Durability = "log", **runner: Any
-    ) -> None:
+        self, folder: Path, scripts: Sequence[Script], mode: Any, durability: Durability = "log",
+        bytes_max: int = 2**40, **runner: Any,
+    ) -> None:  # fmt: skip
+        """`bytes_max`: a longer journal gets a new base."""
         config = Config(runner=Runner(sync_mode=mode, train_data_dir="x", **runner))
         endpoint = "loopback://server-0"
         self.job = Job(
             run_id="run", run_dir=str(folder), config_dir=str(folder), config=config, workers=len(scripts),
             servers=(endpoint,), coordinator=endpoint, coordinators=0, security="loopback",
         )  # fmt: skip
-        self.folder, self.durability = folder, durability
+        self.folder, self.durability, self.bytes_max = folder, durability, bytes_max
+        self.bases_taken = 0
         self.clients = [Client(rank, script, "run") for rank, script in enumerate(scripts)]
         self.life = 0
         self.crashes = 0
@@ -169,8 +173,9 @@ class World:
         self.listener = CrashingListener(carrier, "", journal)
         self.store = Store(0, 1, 10_000)
         self.service = TableService(self.store, self.job.config, self.job.workers, self.folder, frozenset)
+        self.bases = Bases(journal, self.listener.ledger, [self.service], "run", self.bytes_max, self.store)
         if self.life > 1:
-            recover(self.listener, [self.service], Limits())
+            recover(self.listener, [self.service], Limits(), first=self.bases.restore())
         journal.synced = journal.bytes  # opening it brings what an earlier life left to the disk
         journal.point = self.listener.point = self._point
         self.journal = journal
@@ -183,6 +188,9 @@ class World:
             waiting = [client for client in self.clients if client.open]
             if not waiting:
                 if all(client.done for client in self.clients):
+                    if self.store._snapshot is not None:
+                        self.store._snapshot.finish()
+                        self.store._snapshot.wait(10.0)
                     return
                 for client in self.clients:
                     if not client.done:
@@ -207,6 +215,20 @@ class World:
                 if not self.journal.syncs or rng.random() < 0.5:
                     self.listener.flush()
         self.listener.flush()
+        self._shorten(rng)
+
+    def _shorten(self, rng: random.Random) -> None:
+        before = self.journal.segment
+        self.bases.work()
+        self.bases_taken += self.journal.segment > before
+        self._point("after a base may have begun")
+        snapshot = self.store._snapshot
+        if snapshot is not None:
+            snapshot.advance(0.0)
+            if rng.random() < 0.5:
+                snapshot.finish()
+                snapshot.wait(10.0)
+                self._point("when a base has come to the disk")
 
     def tables(self) -> dict[str, Any]:
         """Every number that the server holds: `<table>.keys` ascending, and the rows in that order."""
@@ -226,6 +248,9 @@ class World:
     def _die(self, rng: random.Random, power_fails: bool) -> None:
         self.crashes += 1
         self.journal.close()
+        if self.store._snapshot is not None:
+            self.store._snapshot.give_up()
+            self.store._snapshot.wait(10.0)
         if power_fails:  # of what was not brought to the disk any part may be there
             newest = max((self.folder / "journal").glob("segment-*"))
             size = newest.stat().st_size
