@@ -61,7 +61,7 @@ def measure(servers: Servers, folder: Path, act: Callable[[int], object], rows: 
     part = folder / "checkpoint" / f"0-{number}" / "shared-0-of-1.safetensors"
     done = part.with_name(part.name + ".json")
     began = time.perf_counter()
-    servers.cut(Cut(f"{number:016}", 0, number))
+    servers.cut(Cut(f"{number:016}", 0, number, (0,)))
     took_s = 0.0
 
     def is_written(now_s: float) -> bool:

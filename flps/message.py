@@ -163,6 +163,7 @@ class Cut(msgspec.Struct, frozen=True, tag="cut"):
     checkpoint: Name  # its identity; resumed runs agree on it
     epoch: Count
     step: Count  # steps of the epoch that are done
+    workers: tuple[Count, ...] = ()  # ranks that take part; the others are lost
     kept: tuple[Name, ...] = ()  # folders of the checkpoints that are complete and wanted; parts of others may go
 
 

@@ -59,9 +59,11 @@ class Checkpoints:
         # The same after a restart of this role; another in another run, even of the same command.
         identity = f"{self._job.run_id} {Path(self._job.run_dir).name} {epoch} {step}"
         kept = tuple(path.name for path in completed(self._folder))
-        self._pending = Cut(hashlib.sha256(identity.encode()).hexdigest()[:16], epoch, step, kept)
+        members = set(members)
+        workers = tuple(sorted(member.rank for member in members))
+        self._pending = Cut(hashlib.sha256(identity.encode()).hexdigest()[:16], epoch, step, workers, kept)
         self._began = now
-        self._missing = {*members, *(Member("server", rank) for rank in range(len(self._job.servers)))}
+        self._missing = members | {*(Member("server", rank) for rank in range(len(self._job.servers)))}
         self._files = {}
         cut = self._pending
         if self.is_replaying and self._is_complete(cut):

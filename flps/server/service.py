@@ -194,7 +194,11 @@ class TableService:
             return
         self._last_cut = cut.checkpoint
         specs = [table.spec for table in self._store.tables]
-        self._parts.write(cut, specs, self.state(), self._write_part)
+        state = self.state()
+        # The coordinator may know of a loss that this server has not heard of yet.
+        expected = tuple(rank for rank in state.cohort.expected if rank in cut.workers)
+        state = msgspec.structs.replace(state, cohort=msgspec.structs.replace(state.cohort, expected=expected))
+        self._parts.write(cut, specs, state, self._write_part)
 
     def _write_part(self, path: Path, done: Written) -> None:
         """The part stands for the journal until here, too."""

@@ -32,7 +32,7 @@ UNIT = st.floats(0, 1)
 NAMES = st.lists(NAME, max_size=3).map(tuple)
 
 MODE = st.sampled_from(["all", "delta", "base", "batch"])
-CUT = st.builds(m.Cut, NAME, COUNT, COUNT, NAMES)
+CUT = st.builds(m.Cut, NAME, COUNT, COUNT, st.lists(COUNT, max_size=3).map(tuple), NAMES)
 BODIES: dict[type, Any] = {
     m.Declare: st.builds(m.Declare, st.lists(TABLE, max_size=2).map(tuple)),
     m.Declared: st.builds(m.Declared, st.lists(COUNT, max_size=3).map(tuple)),

@@ -61,7 +61,7 @@ def test_it_is_complete_when_every_part_has_come(tmp_path: Path, events: EventLo
     checkpoints = Checkpoints(job_in(tmp_path), events)
     cut = checkpoints.begin(0, 4, [W0, W1], 10.0)
     assert cut is not None
-    assert (cut.epoch, cut.step, cut.kept) == (0, 4, ())
+    assert (cut.epoch, cut.step, cut.workers, cut.kept) == (0, 4, (0, 1), ())
     for member in EVERYBODY:
         assert checkpoints.is_writing
         assert completed(tmp_path / "checkpoint") == []
