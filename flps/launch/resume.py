@@ -61,7 +61,10 @@ def find(said: str, log_dir: Path, local: Sequence[Role], job: Job) -> Start:
     said: a run's folder, a folder of checkpoints, one checkpoint, or "" for the newest. local: roles of this host.
     Raises ConfigError when there is none, and when it does not fit the job.
     """
-    files = [part_name(*_part_of(role, job)) for role in local if role.role != "coordinator"]
+    # Where the manifests are written, a checkpoint without one is none; elsewhere its parts must do.
+    writer = ("coordinator" if job.coordinators else "server", 0)
+    writes_here = any((role.role, role.rank) == writer for role in local)
+    files = [] if writes_here else [part_name(*_part_of(role, job)) for role in local]
     folder = _newest_run(log_dir, files) if not said else _named(Path(said).expanduser().absolute(), files)
     if (folder / MANIFEST).is_file():
         manifest = read_complete(folder)
@@ -70,7 +73,10 @@ def find(said: str, log_dir: Path, local: Sequence[Role], job: Job) -> Start:
         return Start(folder, manifest.checkpoint, manifest.epoch, manifest.step)
     parts = [read_part(folder, file) for file in files]
     if not parts:
-        raise DataError(f"{folder} is no complete checkpoint: it has no {MANIFEST}")
+        raise DataError(
+            f"{folder} is no complete checkpoint: it has no {MANIFEST} (the run may have ended meanwhile); "
+            "name another one, or the run's folder"
+        )
     for part in parts[1:]:
         read_part(folder, part.file, parts[0].checkpoint)
     return Start(folder, parts[0].checkpoint, parts[0].epoch, parts[0].step)
