@@ -6,13 +6,14 @@ Law 2: when `run` returns no role is alive; the order of an end is SIGTERM, a de
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from flps.errors import FlpsError
+from flps.errors import EXIT_DONE, EXIT_WITH_LOSSES, FlpsError
 from flps.launch.logs import log_name, write_roles
 from flps.launch.plan import Plan, Role
 from flps.launch.signals import signal_bell
@@ -92,7 +93,10 @@ class Supervisor:
             finally:
                 self._stop_all(bell, caught)
         self._read_events()
-        return self.watch.result()
+        verdict = self.watch.result()
+        if verdict.exit_code in (EXIT_DONE, EXIT_WITH_LOSSES):  # nobody will take up where the roles were
+            shutil.rmtree(Path(self._plan.job.run_dir) / "journal", ignore_errors=True)
+        return verdict
 
     def _start(self) -> None:
         for role in self._plan.local:

@@ -27,6 +27,22 @@ STORIES: dict[str, tuple[list[tuple[str, Member, float]], dict[Member, str | Non
     "who left does not come back": ([("hello", W0, 1), ("leave", W0, 2), ("no hello", W0, 3)], {W0: "left"}),
     "who is lost does not come back": ([("expire", W0, 99), ("no hello", W0, 99), ("beat", W0, 99)], {W0: "lost"}),
     "who is lost does not leave": ([("expire", W0, 99), ("leave", W0, 99)], {W0: "lost"}),
+    "a later life of a worker joins": (
+        [("hello", W0, 1), ("hello 2", W0, 2), ("expire", W0, 2 + LEASE)],
+        {W0: "joining", W1: "absent"},
+    ),
+    "a later life of a server takes part at once": ([("hello", S0, 1), ("hello 2", S0, 2)], {S0: "alive"}),
+    "a first hello in a later life": ([("hello 2", W0, 1)], {W0: "alive"}),
+    "who joins is alive": ([("hello", W0, 1), ("hello 2", W0, 2), ("join", W0, 3)], {W0: "alive"}),
+    "an earlier life says no hello": ([("hello 2", W0, 1), ("no hello", W0, 2)], {W0: "alive"}),
+    "an earlier life does not beat": (
+        [("hello 2", W0, 1), ("beat", W0, 9), ("expire", W0, 2 + LEASE)],
+        {W0: "lost"},
+    ),
+    "who joins may be lost": ([("hello", W0, 1), ("hello 2", W0, 2), ("expire", W0, 13)], {W0: "lost"}),
+    "who joins may leave": ([("hello", W0, 1), ("hello 2", W0, 2), ("leave", W0, 3)], {W0: "left"}),
+    "a lost one does not join": ([("expire", W0, 99), ("no hello 2", W0, 99), ("join", W0, 99)], {W0: "lost"}),
+    "leases begin anew": ([("hello", W0, 1), ("renew", W0, 30), ("expire", W0, 30 + LEASE)], {W0: "alive"}),
     "a stranger": (
         [("no hello", Member("worker", 9), 1), ("beat", Member("x", 0), 1), ("leave", Member("y", 0), 1)],
         {Member("worker", 9): None, Member("x", 0): None},
@@ -47,8 +63,13 @@ def test_states(story: str) -> None:
     events, states = STORIES[story]
     membership = Membership([W0, W1, W2, S0], LEASE, START, now=0.0)
     for event, member, now in events:
-        if event.endswith("hello"):
-            assert membership.hello(member, now) is (event == "hello")
+        if "hello" in event:
+            life = 2 if event.endswith("2") else 1
+            assert membership.hello(member, now, life) is event.startswith("hello")
+        elif event == "join":
+            membership.join(member)
+        elif event == "renew":
+            membership.renew(now)
         elif event == "beat":
             membership.beat(member, now)
         elif event == "leave":

@@ -46,6 +46,17 @@ def test_a_row_follows_its_role() -> None:
     assert row.state == "killed (9)"
 
 
+def test_a_restart_is_told() -> None:
+    board = Board.of(ROLES)
+    event = {"event": "restarted", "role": "server", "rank": 0, "incarnation": 2, "reason": "was killed by SIGKILL",
+             "left": 1, "time": 99.0}  # fmt: skip
+    board.apply(event)
+    assert board.rows["server.0"].state == "restarted"
+    assert line(event) == "server.0 was killed by SIGKILL and was started again; 1 restarts are left"
+    board.apply({"event": "ready", "role": "server", "rank": 0, "time": 100.0})
+    assert board.rows["server.0"].state == "ready"
+
+
 def test_what_a_role_leaves_out_stays() -> None:
     board = Board.of(ROLES)
     board.apply(PROGRESS)

@@ -8,7 +8,7 @@ from itertools import permutations
 import pytest
 
 from flps.launch.plan import Role
-from flps.launch.watch import Verdict, Watch, how_it_ended
+from flps.launch.watch import Restart, Verdict, Watch, how_it_ended
 
 SERVER, COORDINATOR = Role("server", 0, "h"), Role("coordinator", 0, "h")
 W0, W1, W2 = (Role("worker", rank, "h") for rank in range(3))
@@ -219,3 +219,100 @@ def test_an_error_of_the_launcher_is_a_verdict() -> None:
 )
 def test_codes_in_words(code: int, words: str) -> None:
     assert how_it_ended(code) == words
+
+
+def restartable(max_restarts: int = 2, *, keeps_state: bool = True, min_workers: int = 1) -> Watch:
+    return come_up(
+        Watch(
+            local=ALL, workers=3, min_workers=min_workers, start_deadline=60, grace_s=10, max_restarts=max_restarts,
+            start_s=30, keeps_state=keeps_state,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("role", [SERVER, COORDINATOR, W1])
+@pytest.mark.parametrize("code", [-9, 1, 4, 255])
+def test_who_dies_is_started_again_while_it_may_be(role: Role, code: int) -> None:
+    state = restartable()
+    for life in (2, 3):
+        state.ended(role, code, 100)
+        assert state.restarts() == [Restart(role, life, how_it_ended(code), 3 - life)]
+        assert state.restarts() == []
+        assert role in state.alive
+        state.ready(role)
+    state.ended(role, code, 100)
+    assert state.restarts() == []
+    assert role not in state.alive
+    if role == W1:
+        assert state.verdict is None
+        assert state.losses["worker.1"].endswith("after 2 restarts (--max_restarts)")
+    else:
+        assert state.verdict is not None
+        assert state.verdict.exit_code == 4
+        assert "after 2 restarts (--max_restarts), so the job was stopped" in state.verdict.reason
+
+
+def test_who_was_started_again_may_end_well() -> None:
+    state = restartable()
+    state.ended(SERVER, -9, 1)
+    state.ended(W0, -9, 1)
+    assert [restart.role for restart in state.restarts()] == [SERVER, W0]
+    assert end(state, *((role, 0) for role in ALL)) == Verdict(0, "done")
+
+
+@pytest.mark.parametrize("code", [2, 5, 6])
+@pytest.mark.parametrize("role", [SERVER, W1])
+def test_what_the_user_must_mend_is_not_tried_again(role: Role, code: int) -> None:
+    state = restartable()
+    state.ended(role, code, 1)
+    assert state.restarts() == []
+    assert state.verdict is not None
+    assert state.verdict.exit_code == code
+    assert "restarts" not in state.verdict.reason
+
+
+@pytest.mark.parametrize("role", [SERVER, COORDINATOR])
+def test_without_a_journal_there_is_nothing_to_start_again(role: Role) -> None:
+    state = restartable(keeps_state=False)
+    state.ended(W0, -9, 1)
+    assert [restart.role for restart in state.restarts()] == [W0]
+    state.ended(role, -9, 1)
+    assert state.restarts() == []
+    assert state.verdict is not None
+    assert "with runner.durability off its state died with it" in state.verdict.reason
+
+
+def test_who_was_given_up_stays_lost() -> None:
+    state = restartable()
+    state.lost("worker.1", "its lease ended", 20)
+    state.ended(W1, 4, 21)
+    assert state.restarts() == []
+    assert list(state.losses) == ["worker.1"]
+
+
+def test_nobody_is_started_again_while_all_are_stopped() -> None:
+    state = restartable()
+    state.ended(W0, -9, 1)
+    state.interrupted(signal.SIGINT)
+    assert state.restarts() == []
+    state.ended(W1, -15, 2)
+    assert state.restarts() == []
+
+
+def test_who_is_started_again_has_its_own_time_to_come_up() -> None:
+    state = restartable()
+    state.ended(W0, -9, 100)
+    state.restarts()
+    assert state.next_deadline() == 130
+    state.tick(129)
+    assert state.verdict is None
+    state.tick(130)
+    assert state.verdict == Verdict(5, "worker.0 did not come up in time", W0)
+
+
+def test_a_server_that_dies_after_all_workers_is_started_again() -> None:
+    """It may hold what it has not told yet; started again it finds that all have left, and ends."""
+    state = restartable()
+    end(state, (W0, 0), (W1, 0), (W2, 0), (SERVER, -9))
+    assert [restart.role for restart in state.restarts()] == [SERVER]
+    assert end(state, (SERVER, 0), (COORDINATOR, 0)).exit_code == 0
