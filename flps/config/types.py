@@ -289,7 +289,8 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Literal["off", "log", "log+fsync"],
         Meta(
             description="Whether servers and coordinator write down what they are told before they do it, so that "
-            "`--max_restarts` can start them again: `log` outlives a killed role, `log+fsync` a machine that crashes, too."
+            "`--max_restarts` can start them again: `log` outlives a killed role, `log+fsync` a machine that crashes, "
+            "too."
         ),
     ] = "off"
     journal_bytes_max: Annotated[
@@ -309,7 +310,10 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str,
         Meta(min_length=1, description="Where checkpoints go; inside the run folder when relative."),
     ] = "checkpoint"
-    warmup_model_path: Annotated[str, Meta(description="A saved model to start from.")] = ""
+    warmup_model_path: Annotated[
+        str | Names,
+        Meta(description="A saved model to start from, or several that are read in turn: a base and its deltas."),
+    ] = ""
     test_data_dir: Annotated[
         str,
         Meta(
@@ -360,6 +364,12 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """`save_mode` by its name."""
         names: dict[int, Literal["all", "delta", "base", "batch"]] = {0: "all", 1: "delta", 2: "base", 3: "batch"}
         return names[self.save_mode] if isinstance(self.save_mode, int) else self.save_mode
+
+    @property
+    def warm_from(self) -> Names:
+        """The saved models of `warmup_model_path`."""
+        path = self.warmup_model_path
+        return path if isinstance(path, tuple) else (path,) * bool(path)
 
     @property
     def fresh_negatives(self) -> bool:

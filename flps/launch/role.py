@@ -76,10 +76,9 @@ def run_server(job: Job, rank: int, incarnation: int = 1) -> None:
         events, carrier, listener = _answering(stack, job, member, job.servers[rank], incarnation)
         heartbeat = Heartbeat(carrier, job.coordinator, Member("coordinator" if job.coordinators else "server", 0))
         stack.callback(heartbeat.stop)
-        warm_from = job.config.runner.warmup_model_path
-        folder = Path(job.config_dir) / warm_from if warm_from else None
+        warm_from = [Path(job.config_dir) / folder for folder in job.config.runner.warm_from]
         limits, run_dir = carrier.limits, Path(job.run_dir)
-        store = Store(rank, len(job.servers), job.config.network.keys_max, folder, run_dir, limits)
+        store = Store(rank, len(job.servers), job.config.network.keys_max, warm_from, run_dir, limits)
         own = OwnParts(job.checkpoints, part_name("shared", rank, len(job.servers)), heartbeat.tell)
         tables = TableService(store, job.config, job.workers, job.models, lambda: heartbeat.lost, own)
         services: list[KeptService] = [tables]

@@ -38,18 +38,18 @@ class Store:
         rank: int,
         servers: int,
         keys_max: int,
-        warm_from: Path | None = None,
+        warm_from: Sequence[Path] = (),
         spill_in: Path | None = None,
         limits: Limits = Limits(),  # noqa: B008  frozen
     ) -> None:
-        """`warm_from`: a saved model's folder whose shared tables are taken as first values.
+        """`warm_from`: folders of saved models whose shared tables are taken as first values, one after the other.
 
         `spill_in`: where tables keep the rows that memory may not hold. `limits`: how large an answer may be.
         """
         self.rank = rank
         self.servers = servers
         self.tables: list[Table] = []
-        self.is_warm = warm_from is not None
+        self.is_warm = bool(warm_from)
         self._keys_max = keys_max
         self._limits = limits
         self._warm_from = warm_from
@@ -258,8 +258,8 @@ class Store:
 
     def _make(self, specs: Sequence[TableSpec]) -> list[Table]:
         tables = make_tables(specs, self._spill_in)
-        if self._warm_from is not None:
-            warm_up(tables, self._warm_from, self.rank, self.servers)
+        for folder in self._warm_from:
+            warm_up(tables, folder, self.rank, self.servers)
         return tables
 
     def _read(self, pull: Pull) -> Tensor:

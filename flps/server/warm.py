@@ -170,6 +170,7 @@ def _take_block(
     if not (is_same_rule and all(_has_state(part, state_sizes(rule, part["values"].size)) for part in parts)):
         if is_exact:
             raise ValueError(f"the state of the rule {rule.name} is wanted, other arrays are there")
+        table.initialized = False  # the model that was read before it is older
         table.start_with(whole[block])
         return
     taken: Parts = {"values": whole[block]}

@@ -137,13 +137,14 @@ class Session:
 
     def _warm_up(self) -> None:
         """Start from a saved model: the servers have taken their tables, private ones are read here."""
-        path = self.config.runner.warmup_model_path
-        if not path:
+        folders = [self._folder(path) for path in self.config.runner.warm_from]
+        if not folders:
             return
         self.refresh()
         local = self._homes.get("local")
-        if isinstance(local, LocalHome):
-            folder = self._folder(path)
+        if not isinstance(local, LocalHome):
+            return
+        for folder in folders:
             saved = read_files(folder, read_manifest(folder), "private")
             for name, parts in saved.items():
                 own = self.rank if len(parts) == self.job.workers else None

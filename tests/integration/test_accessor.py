@@ -136,3 +136,25 @@ def test_one_server_is_three_servers(
     assert one.keys() == three.keys()
     assert [name for name in one if not np.array_equal(one[name], three[name])] == []
     assert 5 < len(one["item_embedding.keys"]) < ITEMS
+
+
+def test_deltas_one_after_the_other_are_the_whole(shards: Callable[..., Path], federate: Callable[..., Any]) -> None:
+    """Without thresholds: rows, rule state and counters of both epochs, at another number of servers."""
+    folder = shards(2)
+    rules = {"base_threshold": 0, "delta_threshold": 0}
+    settings = counted(rules, sync_mode="sync", epochs=2, local_sparse=["user_embedding"])
+    settings["table_parameters"]["user_embedding"] = {"accessor": rules}
+    whole = federate(folder, settings, servers=2)
+    settings["runner"]["save_mode"] = "delta"
+    deltas = federate(folder, settings, servers=3)
+    settings["runner"] |= {
+        "epochs": 1, "warmup_model_path": [str(deltas.folder(1)), str(deltas.folder(2))],
+    }  # fmt: skip
+    settings["hyper_parameters"] = {"optimizer": {"class": "adam", "learning_rate": 1e-30}}
+    settings["table_parameters"]["item_embedding"]["learning_rate"] = 1e-30  # nothing moves any more
+    again = federate(folder, settings, servers=1).parameters()
+    before = whole.parameters()
+    for name in ("item_embedding.keys", "item_embedding.values", "user_embedding.values", "dense.values"):
+        assert np.array_equal(again[name], before[name]), name
+    show, _ = by_key(*samples(folder).T[1:])
+    assert np.array_equal(again["item_embedding.counters"][:, SHOW], 3 * show)

@@ -260,7 +260,7 @@ def save(shares: list[Store], folder: Path) -> None:
 def test_warm_start_gives_the_same_rows_and_state_at_any_number_of_servers(tmp_path: Any, then: int, now: int) -> None:
     before = trained(then)
     save(before, tmp_path)
-    again = [Store(rank, now, 50, tmp_path) for rank in range(now)]
+    again = [Store(rank, now, 50, [tmp_path]) for rank in range(now)]
     assert [one.declare(share_of(one.rank, now)) for one in again] == [[]] * now
     (rows, dense), (rows_again, dense_again) = everything(before), everything(again)
     assert rows.keys() == rows_again.keys()
@@ -271,7 +271,7 @@ def test_warm_start_gives_the_same_rows_and_state_at_any_number_of_servers(tmp_p
 def test_warm_start_under_another_rule_takes_the_weights(tmp_path: Any) -> None:
     (before,) = trained(1)
     save([before], tmp_path)
-    again = Store(0, 1, 50, tmp_path)
+    again = Store(0, 1, 50, [tmp_path])
     again.declare([{**spec, "rule": msgspec.to_builtins(Adagrad())} for spec in share_of(0, 1)])
     asked = [Pull(0, keys(*range(40))), Pull(1, None)]
     assert all(map(np.array_equal, before.pull(asked), again.pull(asked)))
@@ -287,7 +287,7 @@ def test_warm_start_does_not_take_the_state_of_another_rule_for_its_own(tmp_path
     before.apply(Push(0, keys(1), np.full((1, 2), -3.0)))
     before.apply(Push(1, None, np.full(4, -3.0)))
     save([before], tmp_path)
-    again = Store(0, 1, 50, tmp_path)
+    again = Store(0, 1, 50, [tmp_path])
     again.declare(described(*(msgspec.structs.replace(spec, rule=Adagrad(0.1)) for spec in tables)))
     asked = [Pull(0, keys(1)), Pull(1, None)]
     assert all(map(np.array_equal, before.pull(asked), again.pull(asked)))
@@ -300,7 +300,7 @@ def test_warm_start_refuses_what_does_not_fit_and_makes_no_table(tmp_path: Any) 
     asked: dict[str, list[dict[str, Any]]] = {
         "must hold shared-0-of-n to": share_of(0, 1),
     }
-    cold = Store(0, 1, 50, tmp_path)
+    cold = Store(0, 1, 50, [tmp_path])
     for reason, specs in asked.items():
         with pytest.raises(Refused, match=reason):
             cold.declare(specs)
@@ -326,20 +326,20 @@ def test_warm_start_refuses_what_is_not_what_was_saved(tmp_path: Any) -> None:
     content[-3] ^= 4
     path.write_bytes(content)
     with pytest.raises(Refused, match=r"shared-1-of-2.safetensors is not what was saved: its sha256 differs"):
-        Store(0, 1, 50, tmp_path).declare(share_of(0, 1))
+        Store(0, 1, 50, [tmp_path]).declare(share_of(0, 1))
     (tmp_path / MANIFEST).unlink()
     with pytest.raises(Refused, match=r"is not a saved model: it has no manifest.json"):
-        Store(0, 1, 50, tmp_path).declare(share_of(0, 1))
+        Store(0, 1, 50, [tmp_path]).declare(share_of(0, 1))
 
 
 def test_warm_start_from_an_empty_folder_is_refused(tmp_path: Any) -> None:
     with pytest.raises(Refused, match="found: none"):
-        Store(0, 1, 50, tmp_path).declare(share_of(0, 1))
+        Store(0, 1, 50, [tmp_path]).declare(share_of(0, 1))
 
 
 def test_a_table_that_was_not_saved_starts_from_first_values(tmp_path: Any, caplog: Any) -> None:
     save(trained(1), tmp_path)
-    one = Store(0, 1, 50, tmp_path)
+    one = Store(0, 1, 50, [tmp_path])
     assert one.declare([*share_of(0, 1), *described(WORDS)]) == []
     assert "holds no table words" in caplog.text
     assert np.array_equal(one.pull([Pull(2, keys(3))])[0], SparseTable(WORDS).pull(keys(3)))

@@ -132,13 +132,18 @@ class PlainTable:
 class TableIsPlain(RuleBasedStateMachine):
     """Any sequence of pushes, pulls, shrinks, saves and loads: the table is the dict of rows."""
 
-    @initialize(entry=st.sampled_from(ENTRIES), decay=st.sampled_from([1.0, 0.98, 0.5]), days=st.integers(0, 3))
-    def begin(self, entry: Any, decay: float, days: int) -> None:
+    @initialize(
+        entry=st.sampled_from(ENTRIES),
+        decay=st.sampled_from([1.0, 0.98, 0.5]),
+        days=st.integers(0, 3),
+        memory=st.sampled_from([None, 150]),  # bytes of rows, of which the others go to disk
+    )
+    def begin(self, entry: Any, decay: float, days: int, memory: int | None) -> None:
         accessor = Accessor(
             entry=entry, show_click_decay_rate=decay, delete_threshold=0.3, delete_after_unseen_days=days,
             base_threshold=0.9, delta_keep_days=1,
         )  # fmt: skip
-        self.table: Any = CountedTable(spec_of(accessor))
+        self.table: Any = CountedTable(spec_of(accessor, memory_bytes_max=memory))
         self.plain = PlainTable(self.table.spec)
 
     @rule(keys=KEYS, seed=st.integers(0, 2**20), is_unique=st.booleans())
