@@ -110,7 +110,7 @@ def test_a_rate_takes_its_time(make_wire: Any, carriers: Any) -> None:
     wire.listen()
     connection = wire.dial()
     began = time.monotonic()
-    connection.ask(Look((Pull(0, np.arange(5000, dtype=np.uint64)),)))  # 40 kB there, 40 kB back
+    connection.ask(Look((Pull(0, np.arange(5000, dtype=np.uint64) << np.uint64(33)),)))  # 40 kB there, 40 kB back
     assert time.monotonic() - began >= 0.08
     connection.close()
 
