@@ -22,6 +22,7 @@ from flps.table.storage import Column, MemoryStorage
 
 _ROWS_A_PART = 1 << 16  # what is made of new rows on the way stays small
 _VALUES, _STATE = 0, 1  # columns of the storage: the weights, then the rule's state arrays
+_LAYERS = 16  # more pushes to one slot than that are added in another way
 Whole = TypeVar("Whole", np.int64, np.uint64)
 
 
@@ -162,11 +163,24 @@ class SparseTable:
 
 def merge_duplicates(slots: NDArray[Whole], pushed: Rows) -> tuple[NDArray[Whole], Rows]:
     """Each slot (or key) once (M,), with the sum of what was pushed to it (M, D), added in the order of arrival."""
+    if not _has_duplicates(slots):
+        return slots, pushed
     order = np.argsort(slots, kind="stable")
     ordered = slots[order]
-    if not slots.size:
-        return slots, pushed
     first = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    if first.size == slots.size:
-        return slots, pushed
-    return ordered[first], np.add.reduceat(np.take(pushed, order, axis=0), first, axis=0)
+    sizes = np.diff(first, append=slots.size)
+    if sizes.max() > _LAYERS:
+        return ordered[first], np.add.reduceat(np.take(pushed, order, axis=0), first, axis=0)
+    # Few pushes to one slot: first ones, then second ones, ... each a sum of whole arrays.
+    total = pushed.take(order.take(first), axis=0)
+    for n in range(1, sizes.max()):
+        again = np.flatnonzero(sizes > n)
+        total[again] += pushed.take(order.take(first.take(again) + n), axis=0)
+    return ordered[first], total
+
+
+def _has_duplicates(slots: NDArray[Whole]) -> bool:
+    """Sorting them is much quicker than learning their order, more so as 32 bits."""
+    is_short = slots.size and slots.min() >= 0 and slots.max() <= np.iinfo(np.int32).max
+    ordered = np.sort(slots.astype(np.int32) if is_short else slots)
+    return bool((ordered[1:] == ordered[:-1]).any())

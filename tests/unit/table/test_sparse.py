@@ -200,3 +200,13 @@ def test_empty_questions_are_answered() -> None:
     assert table.pull(array()).shape == (0, 4)
     assert table.push(array(), np.empty((0, 4))).size == 0
     assert table.dump()["values"].shape == (0, 4)
+
+
+@given(st.lists(st.integers(0, 3), max_size=90) | st.lists(st.integers(2**31 - 2, 2**31 + 1), max_size=40))
+def test_many_pushes_to_one_slot_are_added_up(slots: list[int]) -> None:
+    """More than are added layer by layer; slots around the border of 32 bits."""
+    pushed = np.arange(2 * len(slots), dtype=np.float64).reshape(-1, 2)
+    merged, sums = merge_duplicates(np.array(slots, np.uint64), pushed)
+    assert sorted(merged.tolist()) == sorted(set(slots))
+    for slot, total in zip(merged.tolist(), sums, strict=True):
+        assert np.array_equal(total, pushed[np.array(slots) == slot].sum(axis=0))
