@@ -6,11 +6,13 @@
     head      mark, kind, number of frames, bytes of all frames, unix time, checksum of this head
     tail      checksum of the lengths and the first frame; with `log+fsync` of all frames
 
-Law 1: a record is written before what it says is carried out, and with `log+fsync` it is on the disk before anything
-that follows from it is answered.
+Law 1: a record is written, and with `log+fsync` it is on the disk, before anything that follows from it is answered.
 Law 2: a record that was cut off at the end of the newest segment had no consequences, and is cut off; whatever else
 cannot be read is refused with its place.
 Law 3: what does not fit on the disk is taken back, so that a full disk leaves a journal that can be read.
+
+A large record is written by a thread while what it says is carried out: that costs half as much. Whoever answers waits
+for `sync`.
 
 `log` outlives the process: what was written lies in the kernel's memory, whatever happens to the writer. `log+fsync`
 outlives the machine, too.
@@ -25,6 +27,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -37,6 +40,7 @@ _TAIL = struct.Struct("<I")
 _MARK = b"REC\n"
 _CHECKED = 1 << 16  # set in the kind: the tail is a checksum of all frames
 _NAME = re.compile(r"segment-(\d{8})\.log")
+_LARGE = 1 << 17  # bytes; handing over less to a thread costs more than writing it
 _PIECES_MAX = 1000  # the kernel takes 1024 pieces in one write
 
 
@@ -60,6 +64,8 @@ class Journal:
         self._syncs = durability == "log+fsync"
         self._clock = clock
         self._is_dirty = False
+        self._writer = ThreadPoolExecutor(1, f"write-{folder.name}")
+        self._writing: Future[None] | None = None
         self._sizes: dict[int, int] = {}
         self._descriptor = -1
         try:
@@ -97,18 +103,27 @@ class Journal:
             yield from self._read(number, is_last=number == numbers[-1])
 
     def append(self, kind: int, frames: Sequence[Any]) -> None:
-        """Write one record; `frames` are bytes-like. Raises ResourceError when it does not fit; nothing of it stays."""
+        """Write one record; `frames` are bytes-like and do not change until `sync`.
+
+        Raises ResourceError when this one or the one before did not fit; nothing of it stays.
+        """
+        self._finish()
         views = [memoryview(frame).cast("B") for frame in frames]
         lengths = struct.pack(f"<{len(views)}Q", *map(len, views))
         size = sum(map(len, views))
         flags = kind | (_CHECKED if self._syncs else 0)
         head = _head(flags, len(views), size, self._clock())
         tail = _checksum([lengths, *(views if self._syncs else views[:1])])
-        self._write([head, lengths, *views, _TAIL.pack(tail)])
+        pieces = [head, lengths, *views, _TAIL.pack(tail)]
+        if size < _LARGE:
+            self._write(pieces)
+        else:
+            self._writing = self._writer.submit(self._write, pieces)
         self._is_dirty = True
 
     def sync(self) -> None:
-        """With `log+fsync`: every record is on the disk when this returns. Raises ResourceError."""
+        """When this returns every record has been written; with `log+fsync` it is on the disk. Raises ResourceError."""
+        self._finish()
         if not (self._syncs and self._is_dirty):
             return
         try:
@@ -135,9 +150,16 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the file."""
+        self._writer.shutdown()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _finish(self) -> None:
+        """Wait for what is being written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

@@ -331,3 +331,110 @@ def test_while_it_lingers_it_still_tells_of_losses_but_servers_that_end_are_none
 def test_other_messages_are_not_for_the_coordinator(federation: Federation) -> None:
     assert not federation.service.handles(Look(()))
     assert all(map(federation.service.handles, (Hello(), Beat(), Leave(), Arrive("a", Report()))))
+
+
+# --- later lives -----------------------------------------------------------------------------------------------------
+
+
+def again(federation: Federation, member: Member, body: Body, life: int = 2, now: float = 20.0) -> dict[Member, Body]:
+    """What a later life of a member says."""
+    federation._sequence += 1
+    request = Request(Ticket(member, life, federation._sequence), body)
+    return {ticket.member: answer for ticket, answer in federation.service.handle(request, now)}
+
+
+def arrive(name: str) -> Arrive:
+    return Arrive(name, Report())
+
+
+def test_a_worker_in_a_later_life_joins_when_an_epoch_begins(federation: Federation) -> None:
+    federation.all_here()
+    for member in (W0, W1, W2):
+        federation.say(member, arrive("begin 0"))
+    federation.say(W0, arrive("trained 0"))
+    assert again(federation, W1, Hello()) == {W1: Done()}
+    opened = federation.say(W2, arrive("trained 0"))  # nobody waits for W1
+    assert {member: (r.workers, r.barrier) for member, r in opened.items() if isinstance(r, Release)} == {
+        W0: ((0, 2), "trained 0"),
+        W2: ((0, 2), "trained 0"),
+    }
+    with pytest.raises(Refused, match="may not wait at a barrier: it is joining"):
+        again(federation, W1, arrive("trained 0"))
+    federation.say(W0, arrive("begin 1"))
+    assert federation.say(W2, arrive("begin 1")) == {}  # it has said hello: it will be here soon
+    opened = again(federation, W1, arrive("begin"))
+    assert {r.barrier for r in opened.values() if isinstance(r, Release)} == {"begin 1"}
+    assert [r.workers for r in opened.values() if isinstance(r, Release)] == [(0, 1, 2)] * 3
+
+
+def test_what_an_earlier_life_waited_for_is_dropped(federation: Federation) -> None:
+    federation.all_here()
+    for member in (W0, W1):
+        federation.say(member, arrive("begin 0"))
+    again(federation, W1, Hello())
+    assert again(federation, W1, arrive("begin")) == {}
+    opened = federation.say(W2, arrive("begin 0"))
+    assert set(opened) == {W0, W1, W2}
+
+
+def test_when_nobody_is_left_who_knows_the_epoch_begins_once_more(federation: Federation) -> None:
+    federation.all_here()
+    for epoch in (0, 1):
+        for member in (W0, W1, W2):
+            federation.say(member, arrive(f"begin {epoch}"))
+    for member in (W0, W1, W2):
+        again(federation, member, Hello())
+    assert again(federation, W0, arrive("begin")) == {}
+    assert again(federation, W1, arrive("begin")) == {}
+    opened = again(federation, W2, arrive("begin"))
+    assert [r.barrier for r in opened.values() if isinstance(r, Release)] == ["begin 1"] * 3
+
+
+def test_who_comes_too_late_is_told_that_the_job_is_over(federation: Federation) -> None:
+    federation.all_here()
+    again(federation, W1, Hello(), now=1)
+    again(federation, W1, arrive("begin"), now=1)
+    federation.say(W0, Leave())
+    told = federation.say(W2, Leave())[W1]
+    assert isinstance(told, Release)
+    assert told.barrier == "over"
+    federation.tick(5)
+    assert not federation.service.finished
+    again(federation, W1, Leave())
+    federation.tick(6)
+    assert federation.service.finished
+
+
+def test_who_is_lost_while_joining_is_not_waited_for(federation: Federation) -> None:
+    federation.all_here()
+    again(federation, W1, Hello(), now=0)
+    federation.say(W0, arrive("begin 0"))
+    federation.say(W2, arrive("begin 0"))
+    for now in (4, 8):
+        federation.beats(now, W0, W2, S0)
+        federation.tick(now)
+    assert set(federation.tick(11)) == {W0, W2}
+
+
+def test_an_image_is_taken_while_nobody_waits(federation: Federation, tmp_path: Path) -> None:
+    federation.all_here()
+    federation.say(W0, arrive("begin 0"))
+    assert federation.service.image() is None
+    for member in (W1, W2):
+        federation.say(member, arrive("begin 0"))
+    for member in (W0, W1, W2):
+        federation.say(member, Arrive("trained 0", Report({"samples": np.array([3])})))
+    federation.say(W2, Leave())
+    image = federation.service.image()
+    assert image is not None
+    later = MembershipService(3, 1, NETWORK, federation.events, 50.0, told_before=1)
+    later.take_up_image(image, None, "")
+    later.renew(50.0)
+    federation.service = later
+    assert later.image() == image
+    federation.say(W0, arrive("trained 1"))
+    federation.say(W1, arrive("trained 1"))  # W2 has left, and that is known
+    assert [event["epoch"] for event in federation.told("epoch")] == [0, 1]
+    for now in (54.0, 58.0):
+        assert federation.service.losses(now) == []
+    assert {loss.member for loss in federation.service.losses(61.0)} == {W0, W1, S0}

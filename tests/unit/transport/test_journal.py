@@ -32,6 +32,7 @@ def write(folder: Path, said: list[list[bytes]], durability: Durability = "log")
     for number, frames in enumerate(said):
         journal.append(number % 3, frames)
     journal.sync()
+    assert journal.bytes == newest(folder).stat().st_size
     journal.close()
 
 
@@ -63,8 +64,12 @@ def test_what_was_written_is_read(folder: Path, durability: Durability) -> None:
 @settings(max_examples=60)
 @given(said=FRAMES, at=st.floats(0, 1), more=FRAMES, durability=st.sampled_from(BOTH))
 def test_a_cut_leaves_whole_records_and_writing_goes_on(
-    said: list[list[bytes]], at: float, more: list[list[bytes]], durability: Durability, tmp_path_factory: pytest.TempPathFactory
-) -> None:  # fmt: skip
+    said: list[list[bytes]],
+    at: float,
+    more: list[list[bytes]],
+    durability: Durability,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     folder = tmp_path_factory.mktemp("journal")
     write(folder, said, durability)
     whole = newest(folder).stat().st_size
@@ -171,6 +176,27 @@ def small_disk() -> Iterator[int]:
     yield limit
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("durability", BOTH)
+def test_a_large_record_that_does_not_fit_is_told_by_sync(
+    folder: Path, durability: Durability, small_disk: int
+) -> None:
+    journal = Journal(folder, durability)
+    journal.append(1, [b"before"])
+    journal.append(2, [b"head", bytes(1 << 20)])
+    with pytest.raises(ResourceError, match=r"cannot append 10\d+ bytes to the journal"):
+        journal.sync()
+    journal.append(3, [b"after"])
+    journal.close()
+    assert read(folder, durability) == [(1, [b"before"]), (3, [b"after"])]
+
+
+@pytest.mark.parametrize("durability", BOTH)
+def test_large_records_keep_their_order(folder: Path, durability: Durability) -> None:
+    said = [[b"%d" % n, bytes([n]) * (1 << 18 if n % 2 else 10)] for n in range(20)]
+    write(folder, said, durability)
+    assert read(folder, durability) == expected(said)
 
 
 @pytest.mark.parametrize("durability", BOTH)
