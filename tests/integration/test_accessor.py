@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 from numpy.typing import NDArray
 
 from flps.checkpoint import read_manifest
+from flps.models.saved import load_model
 
 ITEMS = 40
 SHOW, CLICK, DELTA_SCORE, UNSEEN_DAYS, SLOT, SIGHTINGS, ADMITTED = range(7)
@@ -105,6 +107,9 @@ def test_days_pass_and_a_delta_holds_what_is_new(
     exported = safetensors.numpy.load_file(run.folder() / "model.safetensors")
     assert exported["item_embedding.keys"].tolist() == kept
     assert exported["item_embedding.weight"].shape == (len(kept), 8)
+    model = load_model(run.folder(), client=0)
+    scores = model({"user_input": torch.zeros(ITEMS, dtype=torch.int64), "item_input": torch.arange(ITEMS)})
+    assert torch.isfinite(scores).all()
 
 
 def test_a_batch_ends_a_day_and_a_model_with_counters_goes_on(
