@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help run test test-slow lint types floors docs format clean
+.PHONY: help run test test-slow lint types floors docs audit format clean
 
 help:
 	@echo "make run        train NCF over ten clients on the embedded data (ARGS='-o runner.epochs=5' adds flags)"
 	@echo "make test       the suite of every day        make test-slow  the rest of it"
 	@echo "make lint       ruff                          make types      mypy --strict"
 	@echo "make floors     the import rules              make docs       the documentation, into site/"
+	@echo "make audit      dependencies: pinned, unchanged, their licences and known vulnerabilities"
 	@echo "make format     ruff format and safe fixes    make clean      remove .venv and what was built"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -43,6 +44,9 @@ floors: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/write_configuration.py
 	$(BIN)/mkdocs build --strict --quiet
+
+audit: $(STAMP)
+	$(BIN)/python .ci/audit.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -48,7 +48,7 @@ def test_make_run_is_the_readmes_command() -> None:
 def test_the_gate_calls_targets_that_exist() -> None:
     gate = re.search(r"for target in ([\w -]+);", text(".ci/run"))
     assert gate
-    assert gate[1].split() == ["test", "test-slow", "lint", "types", "floors", "docs"]
+    assert gate[1].split() == ["test", "test-slow", "lint", "types", "floors", "docs", "audit"]
     for target in gate[1].split():
         assert re.search(rf"^{target}:", text("Makefile"), re.MULTILINE)
 
@@ -60,7 +60,7 @@ def test_the_gate_fails_when_one_part_fails_and_runs_the_others(failing: str, tm
     gate.write_text(text(".ci/run"), encoding="utf-8")
     targets = "".join(
         f"{target}:\n\t@{'false' if target == failing else f'echo ran {target}'}\n"
-        for target in ("test", "test-slow", "lint", "types", "floors", "docs")
+        for target in ("test", "test-slow", "lint", "types", "floors", "docs", "audit")
     )
     (tmp_path / "Makefile").write_text(targets, encoding="utf-8")
     answer = subprocess.run(["bash", str(gate)], capture_output=True, text=True, timeout=20, check=False)
