@@ -163,3 +163,25 @@ def test_deltas_one_after_the_other_are_the_whole(shards: Callable[..., Path], f
         assert np.array_equal(again[name], before[name]), name
     show, _ = by_key(*samples(folder).T[1:])
     assert np.array_equal(again["item_embedding.counters"][:, SHOW], 3 * show)
+
+
+@pytest.mark.parametrize(("mode", "workers"), [("sync", 2), ("geo", 1)])
+def test_a_resumed_run_counts_on(
+    shards: Callable[..., Path], federate: Callable[..., Any], mode: str, workers: int
+) -> None:
+    """From the middle of a window, of an epoch, between two: rows, counters and what a delta holds are the same."""
+    rules = {"show_click_decay_rate": 0.5, "delete_threshold": 8.5, "entry": {"kind": "count", "count": 5}}
+    settings = counted(
+        rules, sync_mode=mode, epochs=2, save_mode="delta", shrink_interval=1, save_checkpoint_interval=5,
+        keep_checkpoint_max=100, local_sparse=["user_embedding"],
+    )  # fmt: skip
+    settings["table_parameters"]["user_embedding"] = {"accessor": {"entry": {"kind": "show_click", "threshold": 1.0}}}
+    folder = shards(workers)
+    whole = federate(folder, settings, workers=workers, servers=2)
+    made = whole.checkpoints()
+    for name in ("0-5", "1-0", "1-10"):
+        again = federate(folder, settings, workers=workers, servers=2, resume_from=made[name])
+        mine, its = whole.parameters(), again.parameters()
+        assert mine.keys() == its.keys()
+        assert [part for part in mine if not np.array_equal(mine[part], its[part])] == [], name
+    assert 0 < len(whole.parameters()["item_embedding.keys"]) < ITEMS
