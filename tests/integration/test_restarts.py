@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -114,6 +115,25 @@ def test_all_workers_at_once(shards: Callable[..., Path], flrun: Any) -> None:
     assert [event["epoch"] for event in flrun.saved.events("epoch")] == list(range(4))
 
 
+def test_checkpoints_keep_the_journal_short(shards: Callable[..., Path], flrun: Any) -> None:
+    """A killed server goes on from its part of the last checkpoint and what it was told since."""
+    runs = Runs(flrun, shards(2), 2, "--coordinator_num=1")
+    flrun.write(job(runs.folder, "sync", epochs=8, save_checkpoint_interval=6), runs.folder)
+    started = flrun.start(*runs.flags, "--max_restarts=1")
+    flrun.wait_until(lambda: flrun.is_training(2, 4))
+    journal = flrun.saved.run_dir / "journal" / "server-0"
+    flrun.wait_until(lambda: any(journal.glob("base-*.msgpack")))
+    assert min(int(path.stem.split("-")[1]) for path in journal.glob("segment-*.log")) > 2
+    flrun.wait_until(lambda: 3 * _bytes_of(journal) < _bytes_in(flrun, "server"))
+    os.kill(flrun.pid_of("server", 0), signal.SIGKILL)
+    code, out, err = flrun.finish(started)
+    assert (code, err) == (0, ""), (out, err, flrun.logs())
+    assert "took up" in flrun.logs()["serverlog.0"]
+    assert "base-" in flrun.logs()["serverlog.0"]
+    assert not journal.parent.exists()  # the run has ended well
+    assert_same(flrun.saved.parameters(), runs.undisturbed(job(runs.folder, "sync", epochs=8)))
+
+
 def test_a_budget_that_is_used_up_ends_the_job(shards: Callable[..., Path], flrun: Any) -> None:
     runs = Runs(flrun, shards(2), 2, "--coordinator_num=1")
     flrun.write(job(runs.folder, "sync", epochs=100000), runs.folder)
@@ -139,6 +159,20 @@ def test_without_a_journal_a_server_is_not_started_again(shards: Callable[..., P
     code, _, err = flrun.finish(started)
     assert code == 4
     assert "with runner.durability off its state died with it" in err
+
+
+def _bytes_of(journal: Path) -> int:
+    """Length of all segments; some may go while it is being counted."""
+    total = 0
+    for path in journal.glob("segment-*.log"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+def _bytes_in(flrun: Any, role: str) -> int:
+    """What that role has received so far."""
+    return max((event["bytes_in"] for event in flrun.saved.events("progress") if event["role"] == role), default=0)
 
 
 def _times_ready(flrun: Any, role: str) -> int:

@@ -13,9 +13,11 @@ from flps.server.cohort import Cohort
 from flps.transport.listener import Ticket
 
 
-def offer(cohort: Cohort, rank: int, epoch: int, step: int, final: bool = False) -> None:
+def offer(
+    cohort: Cohort, rank: int, epoch: int, step: int, final: bool = False, together: tuple[int, ...] = ()
+) -> None:
     ticket = Ticket(Member("worker", rank), 1, 10 * epoch + step)
-    cohort.offer(ticket, Update(epoch, step, 1, final, (), ()))
+    cohort.offer(ticket, Update(epoch, step, 1, final, (), (), together))
 
 
 def completed(cohort: Cohort) -> list[int] | None:
@@ -43,6 +45,22 @@ STORIES: dict[str, list[Any]] = {
         (0, 0, 0), (1, 0, 0), (2, 0, 0), [0, 1, 2], ("drop", 1), (0, 0, 1), None, (2, 0, 1), [0, 2],
         (2, 1, 0), (0, 1, 0), [0, 2],
     ],
+    "who rests comes back in the next epoch": [
+        (0, 0, 0), (1, 0, 0), ("rest", 1), (2, 0, 0), [0, 2], (0, 0, 1, True), (2, 0, 1, True), [0, 2],
+        (1, 1, 0), (0, 1, 0), None, (2, 1, 0), [0, 1, 2],
+    ],
+    "or in the one after, when it was not there in time": [
+        (0, 0, 0), ("rest", 1), (2, 0, 0), [0, 2], (0, 0, 1, True), (2, 0, 1, True), [0, 2],
+        (0, 1, 0, True, (0, 2)), (2, 1, 0, True, (0, 2)), [0, 2],
+        (0, 2, 0, False, (0, 1, 2)), (1, 2, 0, False, (0, 1, 2)), None, (2, 2, 0, False, (0, 1, 2)), [0, 1, 2],
+    ],
+    "when all rest the epoch begins once more": [
+        (0, 0, 0), (1, 0, 0), (2, 0, 0), [0, 1, 2], (0, 0, 1), ("rest", 0), ("rest", 1), ("rest", 2), None,
+        (1, 0, 0), (0, 0, 0), None, (2, 0, 0), [0, 1, 2],
+    ],
+    "who is dropped does not count for being released": [
+        ("drop", 1), (0, 0, 0, False, (0, 1, 2)), None, (2, 0, 0, False, (0, 1, 2)), [0, 2],
+    ],
     "all dropped": [(0, 0, 0), ("drop", 0), ("drop", 1), ("drop", 2), None],
     "the only one that still had batches is dropped": [
         (0, 0, 0, True), (1, 0, 0, True), (2, 0, 0), [0, 1, 2], ("drop", 2), None, (0, 1, 0), (1, 1, 0), [0, 1],
@@ -60,6 +78,8 @@ def test_completes(story: str) -> None:
             assert completed(cohort) == event
         elif event[0] == "drop":
             cohort.drop(event[1])
+        elif event[0] == "rest":
+            cohort.rest(event[1])
         else:
             offer(cohort, *event)
 

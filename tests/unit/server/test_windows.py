@@ -55,6 +55,10 @@ WEIGHTS: dict[str, tuple[str, list[Any]]] = {
         "samples",
         [(0, 0, 10, True, 1 / 3), (1, 0, 10, True, 1 / 2), (1, 1, 10, False, 1 / 3), (2, 0, 30, False, 0.75)],
     ),
+    "who began anew counts again with its first window": (
+        "samples", [(0, 0, 10, False, 1 / 3), (1, 0, 70, False, 70 / 150), ("rest", 1), (0, 0, 10, False, 0.5),
+                    (1, 1, 30, False, 30 / 70)],
+    ),
     "who is lost does not count": (
         "samples", [(0, 0, 10, False, 1 / 3), (1, 0, 70, False, 70 / 150), ("drop", 1), (0, 0, 10, False, 0.5)],
     ),
@@ -74,8 +78,8 @@ def test_weights(story: str) -> None:
     weights, events = WEIGHTS[story]
     _, windows = made(3, weights)
     for event in events:
-        if event[0] == "drop":
-            windows.drop(event[1])
+        if event[0] in ("drop", "rest"):
+            getattr(windows, event[0])(event[1])
             continue
         rank, epoch, samples, final, weight = event
         assert windows.take(rank, Window(epoch, samples, final, (), {})).weight == pytest.approx(weight)
@@ -163,3 +167,27 @@ def test_what_a_peer_says_of_versions_it_has_seen_is_harmless() -> None:
     assert ahead.changed == ()
     windows.take(0, Window(0, 10, False, delta(2), {0: 1}))
     assert windows.take(1, Window(0, 10, False, (), ahead.cursors)).changed[0].keys.tolist() == [2]  # type: ignore[union-attr]
+
+
+def test_who_began_anew_is_told_of_its_own_changes_too() -> None:
+    _, windows = made(2)
+    windows.take(0, Window(0, 1, False, delta(3), {0: 0}))
+    cursor = windows.take(1, Window(0, 1, False, delta(4), {0: 0})).cursors[0]
+    windows.rest(0)
+    told = windows.take(0, Window(0, 0, False, (), {0: 0})).changed[0].keys
+    assert told is not None
+    assert set(told.tolist()) == {3, 4}
+    assert windows.take(1, Window(0, 0, False, (), {0: cursor})).changed == ()
+
+
+def test_whoever_goes_on_from_an_image_takes_every_row_once() -> None:
+    store, windows = made(2)
+    cursors = windows.take(0, Window(0, 1, False, delta(3, 4), {0: 0})).cursors
+    later = Windows(store, 2, "samples")
+    later.take_up(windows.state())
+    later.take_up_versions(windows.versions())
+    told = later.take(0, Window(0, 0, False, (), cursors))
+    assert told.changed[0].keys is not None
+    assert told.changed[0].keys.tolist() == [3, 4]
+    assert told.cursors[0] > cursors[0]
+    assert later.take(0, Window(0, 0, False, (), told.cursors)).changed == ()

@@ -29,6 +29,14 @@ class NaiveLog(RuleBasedStateMachine):
         self.log.add(writer, np.array(sorted(slots), np.int64), ROWS)
         self.changes.append((self.log.version, writer, slots))
 
+    @rule(writer=WHO)
+    def begin_anew(self, writer: int) -> None:
+        """A writer has forgotten everything: it is told of its own changes, too."""
+        self.log.disown(writer)
+        self.changes = [(n, -1 if who == writer else who, slots) for n, who, slots in self.changes]
+        self.cursors.pop(writer, None)
+        self.followed.discard(writer)
+
     @rule(reader=WHO)
     def read(self, reader: int) -> None:
         cursor = self.cursors.get(reader, 0)
