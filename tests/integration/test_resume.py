@@ -38,7 +38,7 @@ def assert_same(one: Any, other: Any) -> None:
         ("sync", 3, {"local_sparse": ["user_embedding"], "private": ["prediction.*"], "negatives": "fresh"}),
         ("async", 1, {"local_sparse": ["user_embedding"]}),
         ("geo", 1, {"local_sparse": ["user_embedding"]}),
-        ("geo", 1, {"geo_step": 7}),
+        pytest.param("geo", 1, {"geo_step": 7}, marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_run_ends_like_the_one_that_was_never_interrupted(
@@ -73,6 +73,7 @@ def test_at_another_number_of_servers_and_again_at_another(
         assert run.events("epoch")[-1]["loss"] == whole.events("epoch")[-1]["loss"]
 
 
+@pytest.mark.slow
 def test_more_epochs_than_were_planned(shards: Callable[..., Path], federate: Callable[..., Any]) -> None:
     folder = shards(2)
     runner = {"sync_mode": "sync", **OFTEN, "test_data_dir": str(folder / "fl_test_data")}
@@ -80,6 +81,7 @@ def test_more_epochs_than_were_planned(shards: Callable[..., Path], federate: Ca
     assert_same(long, federate(folder, {"runner": {**runner, "epochs": 3}}, resume_from=short.checkpoints()["2-0"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["geo", "async"])
 def test_several_workers_that_do_not_wait_for_each_other(
     shards: Callable[..., Path], federate: Callable[..., Any], mode: str
@@ -125,6 +127,7 @@ def test_a_worker_that_was_lost_before_takes_part_from_the_next_epoch_on(
     assert abs(after[2]["loss"] - before[2]["loss"]) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["other samples", "another part", "a flipped bit", "another table"])
 def test_a_worker_refuses_what_is_not_its_own(
     shards: Callable[..., Path], federate: Callable[..., Any], what: str
