@@ -200,9 +200,10 @@ class BadSocket:
 
     def send_multipart(self, frames: list[Any], flags: int = 0, copy: bool = True) -> None:
         """Hand a message over; it is never waited for."""
+        if self._is_over:
+            raise zmq.ZMQError(zmq.ENOTSOCK)
         self._to_send.append(list(frames))
-        with suppress(OSError):
-            os.write(self._wake_w, _WAKE)
+        os.write(self._wake_w, _WAKE)
 
     def poll(self, timeout_ms: int) -> int:
         """Wait for a message; 0 when none came in time."""
