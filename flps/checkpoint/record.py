@@ -18,6 +18,7 @@ def write_record(path: Path, record: msgspec.Struct) -> None:
     """Write a record beside its place and rename it. Raises ResourceError."""
     beside = path.with_name(path.name + ".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # the files it tells of may all lie on other hosts
         with beside.open("wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(record)))
             file.flush()

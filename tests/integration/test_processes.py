@@ -227,6 +227,35 @@ def test_two_hosts_over_tcp(shards: Callable[..., Path], flrun: Any, secure: boo
     assert flrun.is_clean()
 
 
+def flps_keys(*words: object) -> None:
+    subprocess.run([sys.executable, "-m", "flps.cli.flps", "keys", *map(str, words)], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("revoked", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_organisations_with_keys_of_their_own(shards: Callable[..., Path], flrun: Any, revoked: bool) -> None:
+    """The operator has no worker's secret, the owner none of the operator's; the owner's key is for ranks 0 and 1."""
+    operator, owner = flrun.folder / "operator", flrun.folder / "owner"
+    flps_keys("make", "--role", "server", "--role", "coordinator", "--key_dir", operator)
+    flps_keys("make", "--role", "worker", "--name", "hospital", "--key_dir", owner)
+    flps_keys("allow", owner / "hospital.public", "--role", "worker", "--rank", "0,1", "--key_dir", operator)
+    if revoked:
+        flps_keys("allow", operator / "server.public", "--role", "worker", "--name", "x", "--key_dir", operator)
+        flps_keys("revoke", "hospital", "--key_dir", operator)
+    for role in ("server", "coordinator"):
+        (owner / f"{role}.public").write_bytes((operator / f"{role}.public").read_bytes())
+    flrun.write({"runner": {"sync_mode": "sync"}, "network": {"start_timeout_s": 4.0 if revoked else 60.0}}, shards(2))
+    ports = [free_port("127.0.0.2"), free_port("127.0.0.2")]
+    lists = [f"--servers=127.0.0.2:{ports[0]}", f"--coordinators=127.0.0.2:{ports[1]}"]
+    lists.append("--workers=127.0.0.3:1,127.0.0.3:2")
+    started = [
+        flrun.start(*lists, f"--key_dir={keys}", f"--log_dir=log/{host}", POD_IP=host)
+        for host, keys in (("127.0.0.2", operator), ("127.0.0.3", owner))
+    ]
+    results = [flrun.finish(one) for one in started]
+    assert [code for code, _, _ in results] == ([5, 5] if revoked else [0, 0]), results
+    assert flrun.is_clean()
+
+
 def free_again(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
