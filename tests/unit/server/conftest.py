@@ -199,7 +199,7 @@ class World:
             try:
                 self._turn(rng, waiting)
             except Crash:
-                self._die(rng, power_fails)
+                self.die(rng, power_fails)
         raise AssertionError("the clients were not done")
 
     def _turn(self, rng: random.Random, waiting: list[Client]) -> None:
@@ -245,13 +245,14 @@ class World:
             self._crash_at.popleft()
             raise Crash(name)
 
-    def _die(self, rng: random.Random, power_fails: bool) -> None:
+    def die(self, rng: random.Random | None = None, power_fails: bool = False) -> None:
+        """The process ends, and another begins."""
         self.crashes += 1
         self.journal.close()
         if self.store._snapshot is not None:
             self.store._snapshot.give_up()
             self.store._snapshot.wait(10.0)
-        if power_fails:  # of what was not brought to the disk any part may be there
+        if rng is not None and power_fails:  # of what was not brought to the disk any part may be there
             newest = max((self.folder / "journal").glob("segment-*"))
             size = newest.stat().st_size
             kept = rng.randint(min(self.journal.synced, size), size)

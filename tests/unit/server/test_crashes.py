@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import resource
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flps.errors import ResourceError
 from flps.message import Body, Changes, Declare, Declared, Detach, Look, Pull, Push, Rows, Start, Update, Window
 from flps.table import Adam, Initializer, Sgd, Sum, TableSpec
 
@@ -182,6 +186,32 @@ def test_geo_with_a_short_journal(crashes: list[int], seed: int, new_world: NewW
     rows = dict(zip(held["rows.keys"].tolist(), held["rows.values"][:, 0].tolist(), strict=True))
     assert rows == sent
     assert all(mirror == rows for mirror in mirrors.values())
+
+
+def test_a_full_disk_loses_nothing_that_was_acknowledged(new_world: NewWorld) -> None:
+    """The server ends with exit code 6; once there is room again, it goes on from its journal."""
+    results = []
+    for limit in (None, 3000):
+        world = new_world([trainer(rank, "sync") for rank in range(WORKERS)], "sync")
+        if limit is not None:
+            with small_files(limit), pytest.raises(ResourceError, match="Make room there") as caught:
+                world.play(5)
+            assert caught.value.exit_code == 6
+            world.die()
+        world.play(5)
+        results.append(world.tables())
+    assert same(*results)
+
+
+@contextmanager
+def small_files(limit: int) -> Iterator[None]:
+    """Files may not grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_every_single_point_of_a_run(new_world: NewWorld) -> None:
