@@ -35,6 +35,7 @@ class Row(NamedTuple):
     batch_size: int
     learning_rate: float
     epochs: int
+    row_type: str = "float32"  # how rows and deltas travel
 
 
 ROWS = (
@@ -44,16 +45,21 @@ ROWS = (
     Row("sync/shared", "sync", "shared", 512, 0.005, 12),
     Row("async/private", "async", "private", 512, 0.001, 8),
     Row("async/shared", "async", "shared", 512, 0.001, 8),
+    Row("geo/private, float16", "geo", "private", 256, 0.003, 8, "float16"),
+    Row("geo/private, int8", "geo", "private", 256, 0.003, 8, "int8"),
 )
 
 
 def federated(row: Row, shards: Path, epochs: int | None) -> dict[str, Any]:
     """Run one federation; its evaluations after each epoch."""
+    from ncf import bytes_of_workers  # beside this file
+
     local, remote = (["user_embedding"], ["item_embedding"]) if row.users == "private" else ([], [])
     settings = {
         "runner.sync_mode": row.mode,
         "runner.train_batch_size": row.batch_size,
         "hyper_parameters.optimizer.learning_rate": row.learning_rate,
+        "runner.row_type": row.row_type,
         "runner.epochs": epochs or row.epochs,
         "runner.save_interval": 0,
         "runner.local_sparse": json.dumps(local),
@@ -77,8 +83,14 @@ def federated(row: Row, shards: Path, epochs: int | None) -> dict[str, Any]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.monotonic() - began
         (events,) = Path(folder, "log").glob("run-*/metrics.jsonl")
-        evaluations = [event for event in EventReader(str(events)).poll() if event["event"] == "eval"]
-    return {"seconds": seconds, "evaluations": evaluations, "settings": row._asdict() | {"epochs": len(evaluations)}}
+        told = EventReader(str(events)).poll()
+    evaluations = [event for event in told if event["event"] == "eval"]
+    return {
+        "seconds": seconds,
+        "bytes_per_sample": bytes_of_workers(told) / sum(e["samples"] for e in told if e["event"] == "epoch"),
+        "evaluations": evaluations,
+        "settings": row._asdict() | {"epochs": len(evaluations)},
+    }
 
 
 def centralised(data: Path, epochs: int, batch_size: int, learning_rate: float) -> dict[str, Any]:
@@ -108,7 +120,23 @@ def table(figures: dict[str, Any]) -> str:
             f"| {mode} | {users or 'one process'} | {settings['epochs']} | {settings['batch_size']} "
             f"| {settings['learning_rate']:g} | {shown} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *packed(figures)])
+
+
+def packed(figures: dict[str, Any]) -> list[str]:
+    """What rows in fewer bytes cost, after as many epochs with and without; and what they save."""
+    lines = []
+    for row in ROWS:
+        if row.row_type == "float32" or row.name not in figures or "geo/private" not in figures:
+            continue
+        own, whole = figures[row.name], figures["geo/private"]
+        epochs = len(own["evaluations"])
+        apart = {key: own["evaluations"][-1][key] - whole["evaluations"][epochs - 1][key] for key in ("hr", "ndcg")}
+        lines.append(
+            f"{row.name}: HR@10 {apart['hr']:+.4f}, NDCG@10 {apart['ndcg']:+.4f} against float32 after as many epochs "
+            f"({epochs}); {own['bytes_per_sample']:.1f} bytes a sample."
+        )
+    return ["", *lines] if lines else []
 
 
 def main() -> None:
