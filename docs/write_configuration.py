@@ -11,18 +11,9 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect
 
+from flps.config.tables import AccessorParameters, EntryParameters, Initializer, TableParameters
 from flps.config.typed import ALIASES, bare, expected, fields_of
-from flps.config.types import (
-    TABLE_OF_VARIABLE,
-    AccessorParameters,
-    Config,
-    EntryParameters,
-    Evaluation,
-    Initializer,
-    Network,
-    Runner,
-    TableParameters,
-)
+from flps.config.types import TABLE_OF_VARIABLE, Config, Evaluation, Network, Runner
 from flps.models.ncf.hyper import NcfHyperParameters, NcfOptimizer
 
 PAGE = Path(__file__).with_name("configuration.md")

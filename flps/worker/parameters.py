@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from flps.config.tables import TableParameters
 from flps.config.typed import expected, fields_of
-from flps.config.types import Config, TableParameters, table_name
+from flps.config.types import Config, table_name
 from flps.errors import ConfigError
 from flps.nn import DensePack, Embedding
 from flps.table import Initializer, TableSpec, make_rule

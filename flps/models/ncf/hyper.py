@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from flps.config.types import Decay, NotNegative, RuleName
+from flps.config.tables import Decay, NotNegative, RuleName
 
 Positive = Annotated[float, Meta(gt=0)]
 Size = Annotated[int, Meta(ge=1, le=65536)]

@@ -12,7 +12,7 @@ import pytest
 from msgspec import Meta
 
 from flps.config import Config, Evaluation, Initializer, Network, Runner, TableParameters, load
-from flps.config.types import AccessorParameters
+from flps.config.tables import AccessorParameters
 from flps.errors import ConfigError
 
 # key: (yaml of a good value, what it means, yaml of a bad value, what the complaint says)

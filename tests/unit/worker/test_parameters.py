@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from flps.config.types import Config, RuleName, TableParameters
+from flps.config.tables import RuleName, TableParameters
+from flps.config.types import Config
 from flps.errors import ConfigError
 from flps.models.ncf.hyper import NcfHyperParameters
 from flps.nn import Embedding
