@@ -92,3 +92,36 @@ def test_a_dry_run_shows_them(shards: Callable[..., Path], flrun: Any) -> None:
     code, out, _ = flrun("--worker_num=2", "--dry_run", "--faults=drop=5% ;partition=worker:1@10s+10s")
     assert code == 0
     assert "faults    drop=5%; partition=worker:1@10s..20s" in out
+
+
+@pytest.mark.slow
+def test_each_life_has_its_kill_and_the_tables_are_the_same(shards: Callable[..., Path], flrun: Any) -> None:
+    """Over a bad network, too: what was answered is not lost, what is repeated is not applied twice."""
+    folder = shards(2)
+    flrun.write(job(folder, "sync", epochs=2), folder)
+    code, out, err = flrun("--worker_num=2")
+    assert code == 0, (out, err)
+    want = flrun.saved.parameters()
+    kills = Faults().kill("server", 0, at_step=10).kill("server", 0, at_step=8).kill("server", 0, at="saving")
+    flags = ["--max_restarts=3", "-o", "runner.durability=log", f"--faults={kills.drop(3).duplicate(3)}"]
+    code, out, err = flrun("--worker_num=2", *flags)
+    assert code == 0, (out, err)
+    assert [event["incarnation"] for event in flrun.saved.events("restarted")] == [2, 3, 4]
+    struck = [event["fault"] for event in flrun.saved.events("fault") if event["fault"].startswith("kill")]
+    assert struck == [str(item) for item in kills.items]
+    got = flrun.saved.parameters()
+    assert want.keys() == got.keys()
+    assert all(np.array_equal(want[name], got[name]) for name in want)
+    assert flrun.is_clean()
+
+
+@pytest.mark.slow
+def test_faults_by_the_clock(shards: Callable[..., Path], flrun: Any) -> None:
+    folder = shards(3)
+    flrun.write(job(folder, "geo", epochs=100000), folder)
+    text = "stop=worker:0@1s..2s; partition=worker:1@1s..2s; kill=server:0@4s"
+    code, out, err = flrun("--worker_num=3", "--coordinator_num=1", f"--faults={text}")
+    assert code == 4, (out, err)
+    assert {event["fault"] for event in flrun.saved.events("fault")} == set(text.split("; "))
+    assert flrun.saved.events("lost") == []
+    assert flrun.is_clean()
