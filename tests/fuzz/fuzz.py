@@ -111,7 +111,7 @@ class Mutator:
             is_end = said[5].get("type") in ("detach", "leave")  # who has left is refused whatever it says
             said[2] = "worker:3" if is_end else f"{role}:{chance.choice((1, 1, 2, 2, 3, 3, 3, 9))}"
         for _ in range(chance.choice((0, 0, 0, 1, 1, 3))):
-            life = said[3]
+            life = self._lives
             self._replace(said[5] if chance.random() < 0.8 else said)
             if isinstance(said[3], int) and said[3] > life:
                 said[3] = life  # after a very late life everything of that sender is refused: little is tried then

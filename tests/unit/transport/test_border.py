@@ -89,7 +89,7 @@ def test_a_worker_that_speaks_as_others_do_is_refused_with_the_reason(security: 
     for kind in FORBIDDEN:
         with pytest.raises(Refused, match=f"a worker may not send {kind.__name__} to a server"):
             worker.ask(SAMPLES[kind])
-    assert wire.has_rejected(len(FORBIDDEN))
+    assert wire.rejected == len(FORBIDDEN)  # numbered, so a repeat is answered and not refused again
     assert wire.notebook.carried_out == []  # the service does not see it
     assert wire.echo(worker) == [1, 2]  # and the connection goes on
 
@@ -107,7 +107,7 @@ def test_a_member_that_the_job_does_not_have_leaves_no_trace(security: str, make
     for member in (Member("worker", 100), Member("worker", 999_999), Member("server", 1), Member("coordinator", 0)):
         with pytest.raises(Refused, match=f"{member} is not of this job"):
             wire.dial(member=member).ask(m.Hello())
-    assert wire.has_rejected(4)
+    assert wire.rejected >= 4  # more when the machine is slow: they ask again
     assert wire.notebook.carried_out == []
     assert list(wire.listener.ledger.accounts()) == []
 

@@ -61,7 +61,7 @@ def test_refusals_are_told_with_their_reason_and_the_connection_goes_on(wire: Wi
 
 def test_large_tensors_pass_and_bytes_are_counted_alike_at_both_ends(wire: Wire) -> None:
     connection = wire.dial()
-    keys = np.arange(2**17, dtype=np.uint64)
+    keys = np.arange(2**17, dtype=np.uint64) + np.uint64(2**40)  # too large to travel in four bytes
     answer = connection.ask(Look((Pull(0, keys),)))
     assert isinstance(answer, Rows)
     assert np.array_equal(answer.values[0], keys)
@@ -238,7 +238,7 @@ def test_an_alarm_ends_a_wait_early(make_wire: MakeWire) -> None:
 
 def test_a_question_that_peers_would_not_take_is_not_sent(wire: Wire) -> None:
     connection = wire.dial()
-    too_much = np.zeros(2**17 + 1, np.uint64)
+    too_much = np.full(2**17 + 1, 2**40, np.uint64)
     with pytest.raises(ConfigError, match=r"a tensor of 1048584 bytes is over network\.frame_bytes_max, 1048576"):
         connection.ask(Look((Pull(0, too_much),)))
     assert wire.echo(connection) == [1, 2]
