@@ -6,6 +6,7 @@
              pause       SIGSTOP for 5 s, within the lease
              silence     SIGSTOP for 5 s, longer than the lease
              cut         its links carry nothing for 2 s, within the lease
+             severed     its links carry nothing for 4 s, longer than the lease
              restart     SIGKILL, with --max_restarts=1 and durability log
 
 The faults are flrun's own (`--faults`), so they strike at the very message that a phase begins with.
@@ -75,6 +76,7 @@ class Case(NamedTuple):
             "pause": f"stop={who}@{self.moment}+5s",
             "silence": f"stop={who}@{self.moment}+5s",
             "cut": f"partition={who}@{self.moment}+2s",
+            "severed": f"partition={who}@{self.moment}+4s",
         }[self.fault]
 
     @property
@@ -89,7 +91,7 @@ class Case(NamedTuple):
 
     @property
     def network(self) -> dict[str, float]:
-        lease_s = 1.0 if self.fault in ("kill", "silence") else 12.0
+        lease_s = 1.0 if self.fault in ("kill", "silence", "severed") else 12.0
         # Who dies before its hello is missed at the end of this time.
         start_s = 6.0 if self.fault == "kill" and self.phase == "connecting" else 30.0
         return {
@@ -112,6 +114,9 @@ EXPECTED: dict[tuple[str, str, str], set[int]] = {
     ("worker", "*", "cut"): {0},
     ("server", "*", "cut"): {0},
     ("coordinator", "*", "cut"): {0},
+    ("worker", "*", "severed"): {3},
+    ("server", "*", "severed"): {4},
+    ("coordinator", "*", "severed"): {4},
     ("worker", "*", "restart"): {0},
     ("server", "*", "restart"): {0},
     ("coordinator", "*", "restart"): {0},
@@ -239,3 +244,9 @@ def test_a_few_of_all_cases(arena: Arena) -> None:
 @pytest.mark.parametrize("role", ["worker", "server", "coordinator"])
 def test_every_phase(arena: Arena, role: str, fault: str) -> None:
     play(arena, [Case(role, phase, fault) for phase in PHASES])
+
+
+@pytest.mark.slow
+def test_a_link_that_stays_cut(arena: Arena) -> None:
+    roles, phases = ("worker", "server", "coordinator"), ("pulling", "pushing", "barrier", "saving")
+    play(arena, [Case(role, phase, "severed") for role in roles for phase in phases])
