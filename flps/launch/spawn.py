@@ -81,7 +81,10 @@ class Processes:
         self._children: dict[Role, ForkServerProcess] = {}
 
     def start(self, role: Role, incarnation: int = 1) -> int:
-        """Start one role, for the how-manieth time; its pid. Raises FlpsError when the parent of the roles cannot fork it."""
+        """Start one role; its pid. incarnation: for the how-manieth time.
+
+        Raises FlpsError when the parent of the roles cannot fork it.
+        """
         arguments = (self._target, self._job_json, role.role, role.rank, self._private_dir, incarnation)
         child = self._context.Process(target=become, args=arguments, name=role.name)
         try:

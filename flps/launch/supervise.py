@@ -63,7 +63,9 @@ class Supervisor:
         clock: Callable[[], float] = time.monotonic,
         max_restarts: int = 0,
     ) -> None:
-        """max_restarts: how often each role may be started again. show: gets every event of the run, for the terminal, and `{"event": "tick"}` now and then."""
+        """max_restarts: how often each role may be started again. show: gets every event of the run, for the terminal,
+        and `{"event": "tick"}` now and then.
+        """
         self._plan, self._crew, self._show = plan, crew, show
         self._stop_s, self._clock = stop_s, clock
         self._events = EventReader(str(Path(plan.job.run_dir) / "metrics.jsonl"))

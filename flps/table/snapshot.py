@@ -43,7 +43,7 @@ class Snapshot:
     """Some tables as they are now, on their way to a file. All methods are for the thread that changes the tables."""
 
     def __init__(self, path: Path, content: Content, done: Callable[[str | ResourceError], None]) -> None:
-        """done: is called from another thread, with the file's sha256 when it is on the disk or with what went wrong."""
+        """done: called from another thread, with the file's sha256 when it is on the disk or with what went wrong."""
         rows, others, only = content
         self._copies = [_Copy(name, table, only.get(name)) for name, table in rows.items()]
         layout = {name: form for copy in self._copies for name, form in copy.layout().items()}

@@ -1,6 +1,6 @@
 """Roles of which one finds the disk full: the files of its process may not grow beyond a limit.
 
-FLPS_TEST_FULL is `role:rank what`; what: `log`, `metrics` (that file is full already) or `files` (none may exceed 60 kB).
+FLPS_TEST_FULL is `role:rank what`; what: `log`, `metrics` (that file is full already) or `files` (none over 60 kB).
 """
 
 from __future__ import annotations
