@@ -154,7 +154,7 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     journal_bytes_max: Annotated[
         int,
         Meta(ge=2**16, description="A journal longer than this is replaced by a snapshot of the state, in bytes."),
-    ] = 2**30
+    ] = 2**29
     save_checkpoint_interval: Annotated[
         int,
         Meta(
