@@ -179,7 +179,9 @@ def test_a_resumed_run_counts_on(
     folder = shards(workers)
     whole = federate(folder, settings, workers=workers, servers=2)
     made = whole.checkpoints()
-    for name in ("0-5", "1-0", "1-10"):
+    # A checkpoint is left out while the one before it is still being written, so which there are depends on the disk.
+    middle = [name for name in made if not name.endswith("-0")]
+    for name in ("1-0", *middle[:1], *middle[-1:]):
         again = federate(folder, settings, workers=workers, servers=2, resume_from=made[name])
         mine, its = whole.parameters(), again.parameters()
         assert mine.keys() == its.keys()
