@@ -14,7 +14,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from flps.transport.beat import Heartbeat
 from flps.transport.connection import Connection
 from flps.transport.sockets import Carrier
 
-DIM, FEW = 16, 64
+DIM, FEW, UNDER_WAY = 16, 64, 4
 SPEC = TableSpec(name="measured", kind="sparse", dim=DIM, rule=Adagrad())
 Keys = NDArray[np.uint64]
 
@@ -76,20 +76,42 @@ def in_memory(work: Work, seconds: float) -> dict[str, float]:
 def behind_a_server(work: Work, seconds: float) -> dict[str, float]:
     """Rows/s, and small requests/s, of a table behind one server."""
     with server() as servers:
-        servers.declare([SPEC], {})
-        for keys in np.array_split(work.keys, 16):
-            servers.rows(servers.look([Pull(0, keys)]))
+        fill(servers, work)
         few = [keys[:FEW] for keys in work.requests]
-
-        def push(n: int) -> None:
-            pushes = [Push(0, work.requests[n % 8], work.gradients)]
-            servers.rows(servers.update(0, n, 1, False, pushes, []))
-
+        rates = rows_a_second(servers, work, seconds)
         return {
-            "pull, one server": work.request * per_second(lambda n: look(servers, work.requests[n % 8]), seconds),
-            "push by Adagrad, one server": work.request * per_second(push, seconds),
+            "pull, one server": rates[0],
+            "push by Adagrad, one server": rates[1],
             f"requests of {FEW} keys, one server": per_second(lambda n: look(servers, few[n % 8]), seconds),
+            f"requests of {FEW} keys, one server, {UNDER_WAY} under way": UNDER_WAY
+            * per_second(lambda n: look_ahead(servers, few), seconds),
         }
+
+
+def behind_two_servers(work: Work, seconds: float) -> dict[str, float]:
+    """Rows/s of a table that is divided over two servers."""
+    with server(count=2) as servers:
+        fill(servers, work)
+        rates = rows_a_second(servers, work, seconds)
+        return {"pull, two servers": rates[0], "push by Adagrad, two servers": rates[1]}
+
+
+def fill(servers: Servers, work: Work) -> None:
+    """Let the servers make every row."""
+    servers.declare([SPEC], {})
+    for keys in np.array_split(work.keys, 16):
+        servers.rows(servers.look([Pull(0, keys)]))
+
+
+def rows_a_second(servers: Servers, work: Work, seconds: float) -> tuple[float, float]:
+    """Rows/s of pulls and of pushes."""
+
+    def push(n: int) -> None:
+        pushes = [Push(0, work.requests[n % 8], work.gradients)]
+        servers.rows(servers.update(0, n, 1, False, pushes, []))
+
+    pulls = per_second(lambda n: look(servers, work.requests[n % 8]), seconds)
+    return work.request * pulls, work.request * per_second(push, seconds)
 
 
 def look(servers: Servers, keys: Keys) -> None:
@@ -97,36 +119,47 @@ def look(servers: Servers, keys: Keys) -> None:
     servers.rows(servers.look([Pull(0, keys)]))
 
 
+def look_ahead(servers: Servers, questions: Sequence[Keys]) -> None:
+    """Several pulls, all asked for before the first is waited for."""
+    pending = [servers.look([Pull(0, keys)]) for keys in questions[:UNDER_WAY]]
+    for one in pending:
+        servers.rows(one)
+
+
 @contextlib.contextmanager
-def server(run_dir: str = "", **runner: Any) -> Iterator[Servers]:
-    """One server in a process of its own, seen from the only worker of its job. `run_dir`: where the run leaves files;
+def server(run_dir: str = "", count: int = 1, **runner: Any) -> Iterator[Servers]:
+    """Servers in processes of their own, seen from the only worker of their job. `run_dir`: where the run leaves files;
     "": nowhere for long. `runner`: settings of the runner.
     """
     with tempfile.TemporaryDirectory() as folder:
-        endpoint = f"ipc://{folder}/server-0"
+        endpoints = tuple(f"ipc://{folder}/server-{rank}" for rank in range(count))
         config = Config(runner=Runner(train_data_dir="unused", sync_mode="async", **runner))
         job = Job(
             run_id="measured", run_dir=run_dir or folder, config_dir=folder, config=config, workers=1,
-            servers=(endpoint,), coordinator=endpoint, coordinators=0, security="unix",
+            servers=endpoints, coordinator=endpoints[0], coordinators=0, security="unix",
         )  # fmt: skip
-        process = multiprocessing.get_context("spawn").Process(target=run_role, args=(job, "server", 0))
-        process.start()
+        spawn = multiprocessing.get_context("spawn").Process
+        processes = [spawn(target=run_role, args=(job, "server", rank)) for rank in range(count)]
+        for process in processes:
+            process.start()
         carrier = Carrier(job, Member("worker", 0))
-        heartbeat = Heartbeat(carrier, endpoint, Member("server", 0))
-        connection = Connection(carrier, endpoint, Member("server", 0), heartbeat.check)
-        servers = Servers([connection], 1, config.network.barrier_timeout_s)
+        heartbeat = Heartbeat(carrier, endpoints[0], Member("server", 0))
+        connections = [Connection(carrier, at, Member("server", n), heartbeat.check) for n, at in enumerate(endpoints)]
+        servers = Servers(connections, 1, config.network.barrier_timeout_s)
         try:
             heartbeat.start()
             heartbeat.wait_joined()
             yield servers
             servers.detach(config.network.request_timeout_s)
-            connection.ask(Leave())
-            process.join(20)
+            connections[0].ask(Leave())
+            for process in processes:
+                process.join(20)
         finally:
             heartbeat.stop()
             servers.close()
-            process.kill()
-            process.join()
+            for process in processes:
+                process.kill()
+                process.join()
 
 
 def bare_zmq(work: Work, seconds: float) -> dict[str, float]:
@@ -178,7 +211,13 @@ def main() -> None:
     work = Work(20_000, 1024) if chosen.quick else Work(1_000_000, 16_384)
     rounds, seconds = (1, 0.05) if chosen.quick else (chosen.rounds, 1.0)
     runs = [
-        {**in_memory(work, seconds), **bare_zmq(work, seconds), **behind_a_server(work, seconds)} for _ in range(rounds)
+        {
+            **in_memory(work, seconds),
+            **bare_zmq(work, seconds),
+            **behind_a_server(work, seconds),
+            **behind_two_servers(work, seconds),
+        }
+        for _ in range(rounds)
     ]
     text = report(runs)
     print(text)
