@@ -118,3 +118,10 @@ def test_scale() -> None:
     for (memory,) in grown:
         early, late = (number(one) for one in memory.split(", "))
         assert late < early + 16
+
+
+@pytest.mark.slow
+def test_journal() -> None:
+    table = rows("journal.py")
+    assert {"off, beside log", "log", "off, beside log+fsync", "log+fsync"} <= table.keys()
+    assert all(number(cells[0]) > 1 for cells in table.values())
