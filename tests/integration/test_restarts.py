@@ -75,6 +75,7 @@ def test_one_worker_alone_is_equal_in_every_mode(shards: Callable[..., Path], fl
     assert_same(runs.killed(settings, ("server", 0, 2)), runs.undisturbed(settings))
 
 
+@pytest.mark.slow
 def test_several_servers_coordinator_and_two_kills_of_one(shards: Callable[..., Path], flrun: Any) -> None:
     runs = Runs(flrun, shards(2), 2, "--coordinator_num=1", "--server_num=2")
     settings = job(runs.folder, "sync", "log+fsync")
