@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flps.checkpoint import FORMAT, Manifest, export, read_files, read_manifest, retract_manifest, write_manifest
+from flps.checkpoint import read_files, read_manifest, retract_manifest
 from flps.checkpoint.run import read_complete
 from flps.config.job import Job
 from flps.errors import ConfigError, PeerLost, RoleFailed
@@ -25,7 +21,6 @@ from flps.models.catalog import resolve
 from flps.nn import PrivateTable
 from flps.remote import Servers
 from flps.table import TableSpec
-from flps.table.files import write_tables
 from flps.transport.beat import Heartbeat
 from flps.transport.connection import Connection
 from flps.transport.sockets import Carrier
@@ -35,11 +30,12 @@ from flps.worker.evaluate import Evaluation, evaluate, model_score
 from flps.worker.homes import Home, LocalHome, StepHome
 from flps.worker.parameters import DenseParameter, SparseParameter, place
 from flps.worker.samples import Samples
-from flps.worker.train import Progress, Rests, Totals, Trainer
+from flps.worker.saving import complete, manifest_of, save_private
+from flps.worker.story import Story
+from flps.worker.train import Rests, Totals, Trainer
 from flps.worker.windows import WindowHome
 
 log = logging.getLogger(__name__)
-_EVENT_EVERY_S = 0.5
 
 
 class Session:
@@ -51,7 +47,6 @@ class Session:
         self.config = job.config
         self.member = Member("worker", rank)
         self.events = EventLog(str(Path(job.run_dir) / "metrics.jsonl"), "worker", rank)
-        self._event_at = 0.0
         self._carrier = Carrier(job, self.member, incarnation)
         self._is_late = incarnation > 1  # in a later life: the others are somewhere in the middle
         coordinator = Member("coordinator" if job.coordinators else "server", 0)
@@ -62,7 +57,7 @@ class Session:
         ]
         network = self.config.network
         self._servers = Servers(
-            connections, network.max_refused, network.barrier_timeout_s, self._tell_refused, self.config.runner.row_type
+            connections, network.max_refused, network.barrier_timeout_s, self._refused, self.config.runner.row_type
         )
         self._memory = Memory(job, rank, self._heartbeat.tell)
         self._standing = Standing(0, 0, False, Totals())
@@ -73,6 +68,7 @@ class Session:
             if job.coordinators
             else connections[0]
         )
+        self._story = Story(self.events, self.config.runner.epochs, self._servers, self._coordinator)
 
     # --- coming up ---------------------------------------------------------------------------------------------------
 
@@ -86,6 +82,7 @@ class Session:
         samples = Samples.of(self.job)
         self.train_set = samples.train(self.rank)
         self.test_set = samples.test(self.rank)
+        self._story.expect(self.train_set.samples, self.train_set.steps())
         self.model = resolve(self.config.model, self.job.config_dir)(self.config.hyper_parameters, self.config.seed)
         self.model.to(self.device)
         self.placed = place(self.model, self.config)
@@ -182,7 +179,7 @@ class Session:
 
     def train(self, epoch: int) -> Totals:
         """One epoch over this client's samples, everything sent."""
-        self.events.write("progress", **self._progress_fields(epoch, "training"))
+        self._story.state("training", epoch)
         resumed, self._resumed = self._resumed, None
         at = resumed if resumed is not None and resumed.epoch == epoch else Standing(epoch, 0, False, Totals())
         if not at.is_trained:
@@ -190,7 +187,7 @@ class Session:
             batches = (batch._asdict() for batch in self._dump.passing(epoch, self.train_set.epoch(epoch, at.step)))
             stand_still = partial(self._stand_still, epoch)
             rests = Rests(runner.save_checkpoint_interval, stand_still, self._memory.advance)
-            self._trainer.epoch(epoch, batches, runner.print_interval, self._tell, at.step, at.totals, rests)
+            self._trainer.epoch(epoch, batches, runner.print_interval, self._story.progress, at.step, at.totals, rests)
             self._dump.parameters(epoch)
         self._standing = Standing(epoch, self.train_set.steps(), True, at.totals)
         return at.totals
@@ -210,46 +207,8 @@ class Session:
             }
         )
 
-    def _tell(self, progress: Progress) -> None:
-        """One line in the original's form, and now and then an event for the live table."""
-        log.info(
-            "time: [%s], batch: [%d], Epoch %d Var Loss[1]:[%.6g], Epoch %d Var Auc[1]:[%.6g], speed: %.0f samples/s",
-            time.strftime("%Y-%m-%d %H:%M:%S"),
-            progress.step,
-            progress.epoch,
-            progress.loss,
-            progress.epoch,
-            progress.auc,
-            progress.samples_per_s,
-        )
-        now = time.monotonic()
-        if now - self._event_at > _EVENT_EVERY_S or progress.samples == self.train_set.samples:
-            self._event_at = now
-            fields = self._progress_fields(progress.epoch, "training")
-            fields.update(
-                step=progress.step,
-                samples=progress.samples,
-                samples_per_s=progress.samples_per_s,
-                loss=progress.loss,
-                auc=progress.auc,
-            )
-            self.events.write("progress", **fields)
-
-    def _tell_refused(self, reason: str) -> None:
-        self.events.write("refused", reason=reason, rejected_pushes=self._servers.rejected_pushes)
-
-    def _progress_fields(self, epoch: int, state: str) -> dict[str, Any]:
-        return {
-            "state": state,
-            "epoch": epoch,
-            "epochs": self.config.runner.epochs,
-            "step": 0,
-            "steps": self.train_set.steps(),
-            "samples": 0,
-            "bytes_in": self._servers.bytes_in + self._coordinator.bytes_in,
-            "bytes_out": self._servers.bytes_out + self._coordinator.bytes_out,
-            "rejected_pushes": self._servers.rejected_pushes,
-        }
+    def _refused(self, reason: str) -> None:
+        self._story.refused(reason)
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -257,7 +216,7 @@ class Session:
         """Rank this client's own held-out items with the servers' state and its private rows; None without test set."""
         if self.test_set is None:
             return None
-        self.events.write("progress", **self._progress_fields(epoch + 1, "evaluating"))
+        self._story.state("evaluating", epoch + 1)
         return evaluate(
             model_score(self.model, self.device, self.config.runner.pure_bf16),
             self.test_set,
@@ -294,20 +253,22 @@ class Session:
         """
         folder, mode = self.folder_of(epoch), self.config.runner.saves
         retract_manifest(folder)
-        private = self.barrier(f"saved private {epoch}", Report(files=self._save_private(folder)))
+        local = self._homes.get("local")
+        own = save_private(folder, self.job, self.rank, local) if isinstance(local, LocalHome) else {}
+        private = self.barrier(f"saved private {epoch}", Report(files=own))
         alive = private.workers
         while True:
             writer = min(alive)
             if self.rank == writer:
                 files = {**private.report.files, **self._servers.save(epoch, mode)}
-                self._complete(folder, self._manifest(epoch, files, private.workers))
+                complete(folder, manifest_of(self.job, self.placed, epoch, files, private.workers))
                 if mode != "all":
                     self._servers.settle(epoch, mode)
                 log.info("saved the model after epoch %d: %s", epoch, folder)
             alive = self.barrier(f"saved {epoch}").workers
             if writer in alive:
                 break
-        if isinstance(local := self._homes.get("local"), LocalHome):
+        if isinstance(local, LocalHome):
             local.settle(mode)
 
     def shrink(self, day: int) -> None:
@@ -327,42 +288,6 @@ class Session:
             alive = self.barrier(f"shrunk {day}").workers
             if writer in alive:
                 return
-
-    def _save_private(self, folder: Path) -> dict[str, str]:
-        """Write this client's private tables; returns file -> sha256."""
-        local = self._homes.get("local")
-        if not isinstance(local, LocalHome):
-            return {}
-        name = f"private-{self.rank}-of-{self.job.workers}.safetensors"
-        return {name: write_tables(folder / name, local.dump(self.config.runner.saves))}
-
-    def _complete(self, folder: Path, manifest: Manifest) -> None:
-        """Export the shared part and write the manifest."""
-        elsewhere = [name for name in manifest.files if name.startswith("shared-") and not (folder / name).exists()]
-        if elsewhere:
-            log.warning(
-                "%s lie on their servers' hosts: bring them into %s, or name a model_save_path that all hosts share",
-                ", ".join(elsewhere),
-                folder,
-            )
-        else:
-            manifest = msgspec.structs.replace(manifest, files={**manifest.files, **export(folder, manifest)})
-        write_manifest(folder, manifest)
-
-    def _manifest(self, epoch: int, files: dict[str, str], clients: Sequence[int]) -> Manifest:
-        dense = [p.parameter for p in self.placed if isinstance(p.parameter, DenseParameter)]
-        return Manifest(
-            format=FORMAT,
-            epoch=epoch,
-            model=self.config.model,
-            hyper_parameters=self.config.hyper_parameters,
-            tables=tuple(p.parameter.spec for p in self.placed),
-            dense={p.spec.name: {n: list(s) for n, s in zip(p.pack.names, p.pack.shapes, strict=True)} for p in dense},
-            files=files,
-            workers=self.job.workers,
-            clients=tuple(clients),
-            save_mode=self.config.runner.saves,
-        )
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -428,7 +353,7 @@ class Session:
             self._coordinator.ask(Leave(), patience_s)
         except (PeerLost, RoleFailed) as error:  # it may have ended because of this very message
             log.warning("good-bye without an answer: %s", error)
-        self.events.write("progress", **self._progress_fields(self.config.runner.epochs, "done"))
+        self._story.state("done", self.config.runner.epochs)
 
     def close(self) -> None:
         """Let go of everything, in whatever state."""

@@ -12,40 +12,42 @@ from flps.checkpoint import read_files, read_manifest
 
 DIES = """
 import os
+import flps.worker.session as module
 from flps.worker import FLClient
 
 
 class Dies(FLClient):
     def save_model(self, epoch, workers):
         if self.session.rank == {rank}:
-            original = self.session.{method}
+            holder = self.session if hasattr(self.session, "{name}") else module
+            original = holder.{name}
 
             def dies(*arguments):
                 {when}os._exit(9)
                 return original(*arguments)
 
-            self.session.{method} = dies
+            holder.{name} = dies
         super().save_model(epoch, workers)
 """
 
 
 @pytest.mark.parametrize(
-    ("rank", "method", "when", "clients"),
+    ("rank", "name", "when", "clients"),
     [
-        (0, "_save_private", "", (1, 2)),  # the first worker, before its own file
-        pytest.param(2, "_save_private", "", (0, 1), marks=pytest.mark.slow),
-        (0, "_complete", "", (0, 1, 2)),  # the writer, before the manifest; its private file is there
+        (0, "save_private", "", (1, 2)),  # the first worker, before its own file
+        pytest.param(2, "save_private", "", (0, 1), marks=pytest.mark.slow),
+        (0, "complete", "", (0, 1, 2)),  # the writer, before the manifest; its private file is there
         pytest.param(
             0, "barrier", 'if arguments[0] == "saved 1": ', (0, 1, 2), marks=pytest.mark.slow
         ),  # and behind it
     ],
 )
 def test_the_others_complete_the_model(
-    shards: Callable[..., Path], flrun: Any, rank: int, method: str, when: str, clients: tuple[int, ...]
+    shards: Callable[..., Path], flrun: Any, rank: int, name: str, when: str, clients: tuple[int, ...]
 ) -> None:
     runner = {"epochs": 1, "train_batch_size": 100, "local_sparse": ["user_embedding"]}
     flrun.write({"runner": runner, "network": {"heartbeat_s": 0.2, "lease_s": 1.0}}, shards(3))
-    (flrun.folder / "dies.py").write_text(DIES.format(rank=rank, method=method, when=when))
+    (flrun.folder / "dies.py").write_text(DIES.format(rank=rank, name=name, when=when))
     code, out, err = flrun("dies.py", "--worker_num=3", "--server_num=2")
     assert code == 3, (out, err)
     assert f"worker.{rank} was lost" in err
