@@ -48,9 +48,9 @@ def pack(rows: Numbers, kind: RowType) -> Any:
         return Packed(halves, None, dtype)
     if kind == "int8":
         blocks = _blocks(rows)
-        scales = (np.abs(blocks).max(axis=1, initial=0.0) / 127).astype(np.float32)
+        scales = np.maximum(np.abs(blocks).max(axis=1, initial=0.0) / 127, _LEAST_SCALE).astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            steps = np.clip(blocks / np.maximum(scales, _LEAST_SCALE)[:, None], -127, 127)
+            steps = np.clip(blocks / scales[:, None], -127, 127)
             numbers = np.rint(steps).astype(np.int8)
         return Packed(numbers.reshape(-1)[: rows.size].reshape(rows.shape), scales, dtype)
     return rows
@@ -77,6 +77,6 @@ def _blocks(values: NDArray[Any]) -> NDArray[Any]:
     """Rows as they are; a dense tensor in rows of BLOCK numbers, filled up with zeros."""
     if values.ndim == 2:
         return values
-    whole = np.zeros((scales_of(values.shape), BLOCK), values.dtype)
-    whole.reshape(-1)[: values.size] = values
-    return whole
+    rows = scales_of(values.shape)
+    # Joined, not written into a plain array: what is private stays so, and the encoder refuses it.
+    return np.concatenate((values, np.zeros(rows * BLOCK - values.size, values.dtype))).reshape(rows, BLOCK)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -35,6 +35,7 @@ def test_half_numbers_are_within_their_bound(rows: Any, dtype: str) -> None:
     assert unpack(packed).dtype == dtype
 
 
+@example(np.full(1, 9.9e-37, np.float32), "float32")
 @given(ROWS, st.sampled_from(["float32", "float64"]))
 def test_bytes_are_within_their_bound(rows: Any, dtype: str) -> None:
     rows = rows.astype(dtype)

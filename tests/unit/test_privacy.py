@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from flps.errors import PrivacyError
+from flps.message import VERSION, Envelope, Push, Start, encode
+from flps.packing import RowType, pack
 from flps.privacy import PrivateArray, conceal, owner_of, reveal
 
 ROWS = conceal(np.arange(6, dtype=np.float32).reshape(3, 2), "users")
@@ -95,3 +97,11 @@ def test_reveal_and_conceal_copy_nothing() -> None:
     assert np.shares_memory(reveal(private), plain)
     assert type(reveal(private)) is np.ndarray
     assert owner_of(plain) is None
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("rows", [ROWS, ROWS.reshape(-1)], ids=["rows", "dense"])
+def test_packing_hides_nothing_from_the_encoder(rows: Any, kind: RowType) -> None:
+    push = Push(0, np.arange(len(rows), dtype=np.uint64), pack(rows, kind))
+    with pytest.raises(PrivacyError, match="'users' is private"):
+        encode(Envelope(VERSION, "run", "worker:0", 1, 1, Start((push,))))
