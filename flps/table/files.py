@@ -123,6 +123,8 @@ class TensorWriter:
             outcome: str | ResourceError = self._write()
         except OSError as error:
             outcome = _cannot_write(self._path, error)
+        except DataError as error:  # what was just written cannot be read
+            outcome = ResourceError(str(error))
         self._is_over = True
         if isinstance(outcome, ResourceError) or self._is_given_up:
             with contextlib.suppress(OSError):

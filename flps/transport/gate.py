@@ -102,7 +102,7 @@ class Gate:
         if user:
             self._shut_out.add(user)
             log.warning("key %s is shut out as long as this role runs", fingerprint(user.encode()))
-        with suppress(zmq.ZMQError, KeyError):
+        with suppress(zmq.ZMQError):
             self._cut(frame.get(zmq.SRCFD), "its message has too many parts by far")
 
     def received(self, frame: Any, sizes: Sequence[int]) -> None:
@@ -172,7 +172,8 @@ class Gate:
         """Cut the oldest silent connections that are too many, and who has sent too much without an end."""
         excess = len(self._visitors) - self._visitors_max
         if excess > 0:
-            silent = [descriptor for descriptor, visitor in self._visitors.items() if not visitor.received]
+            # A copy: the listener's thread may shut somebody out meanwhile.
+            silent = [descriptor for descriptor, visitor in list(self._visitors.items()) if not visitor.received]
             for descriptor in silent[:excess]:
                 self._cut(descriptor, "it said nothing, and too many others wait")
         self._queue = self._queue or list(self._visitors)
@@ -185,7 +186,9 @@ class Gate:
         del self._queue[:_AT_ONCE]
 
     def _cut(self, descriptor: int, why: str) -> None:
-        visitor = self._visitors.pop(descriptor)
+        visitor = self._visitors.pop(descriptor, None)
+        if visitor is None:  # the other thread was quicker
+            return
         with suppress(OSError), _same_connection(descriptor, visitor.peer) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # what waits is lost
             connection.shutdown(socket.SHUT_RDWR)  # zmq finds it broken and lets go of what it has collected

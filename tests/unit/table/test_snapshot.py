@@ -13,8 +13,8 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flps.errors import ResourceError
-from flps.table import Adagrad, Adam, DenseTable, Initializer, SparseTable, Sum, TableSpec
+from flps.errors import DataError, ResourceError
+from flps.table import Adagrad, Adam, DenseTable, Initializer, SparseTable, Sum, TableSpec, files
 from flps.table import snapshot as snapshots
 from flps.table.files import sha256_of
 from flps.table.rules import AnyRule
@@ -140,6 +140,19 @@ def test_a_snapshot_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
     assert outcome.value is None
     assert table.storage.before_write is None
     assert not taken.advance(1)
+
+
+def test_what_cannot_be_read_back_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise DataError(f"cannot read {path}")
+
+    monkeypatch.setattr(files, "sha256_of", refuse)
+    outcome = Outcome()
+    Snapshot(tmp_path / "s", Content({"rows": grown(SparseTable(spec(Adam())), 500)}, {}), outcome).finish()
+    value = outcome.wait()
+    assert isinstance(value, ResourceError)
+    assert "cannot read" in str(value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
