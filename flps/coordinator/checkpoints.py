@@ -7,11 +7,13 @@ Law 2: the manifest is written last.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
+from flps.checkpoint.record import MANIFEST
 from flps.checkpoint.run import (
     FORMAT,
     Complete,
@@ -34,7 +36,8 @@ log = logging.getLogger(__name__)
 class Checkpoints:
     """The checkpoints of one run, as its coordinator sees them."""
 
-    def __init__(self, job: Job, events: EventLog) -> None:
+    def __init__(self, job: Job, events: EventLog, is_first_life: bool = True) -> None:
+        """`is_first_life`: of this role; in a later one whatever lies in the folder may be this run's own."""
         self._job = job
         self._events = events
         self._folder = job.checkpoints
@@ -44,26 +47,33 @@ class Checkpoints:
         self._files: dict[str, str] = {}
         self.is_replaying = False  # what is told now has happened in an earlier life of this role
         self.newest = ""  # identity of the last one that is complete or was given up
-        _forget_later_ones(self._folder, job)
+        if is_first_life:
+            _forget_later_ones(self._folder, job)
 
     @property
     def is_writing(self) -> bool:
         """Whether a checkpoint is under way."""
         return self._pending is not None and not self.is_replaying
 
-    def begin(self, epoch: int, step: int, members: Iterable[Member], now: float) -> Cut | None:
-        """A new checkpoint of these workers and all servers, or None while another is being written."""
+    def begin(self, epoch: int, step: int, lives: Mapping[Member, int], now: float) -> Cut | None:
+        """A new checkpoint of these workers and all servers, or None while another is being written.
+
+        `lives`: each worker's incarnation. When all began anew an epoch comes to the same positions again, and what was
+        written there before is of another checkpoint.
+        """
         if self._pending is not None and not self.is_replaying:
             log.info("no checkpoint %s: %s is still being written", folder_name(epoch, step), self._name(self._pending))
             return None
         # The same after a restart of this role; another in another run, even of the same command.
-        identity = f"{self._job.run_id} {Path(self._job.run_dir).name} {epoch} {step}"
+        identity = f"{self._job.run_id} {Path(self._job.run_dir).name} {epoch} {step} {sorted(lives.items())}"
+        if not self.is_replaying:  # from here on an earlier one of this position is overwritten
+            with contextlib.suppress(OSError):
+                (self._folder / folder_name(epoch, step) / MANIFEST).unlink(missing_ok=True)
         kept = tuple(path.name for path in completed(self._folder))
-        members = set(members)
-        workers = tuple(sorted(member.rank for member in members))
+        workers = tuple(sorted(member.rank for member in lives))
         self._pending = Cut(hashlib.sha256(identity.encode()).hexdigest()[:16], epoch, step, workers, kept)
         self._began = now
-        self._missing = members | {*(Member("server", rank) for rank in range(len(self._job.servers)))}
+        self._missing = lives.keys() | {*(Member("server", rank) for rank in range(len(self._job.servers)))}
         self._files = {}
         cut = self._pending
         if self.is_replaying and self._is_complete(cut):

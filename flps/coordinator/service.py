@@ -250,7 +250,11 @@ class MembershipService:
     def _cut(self, name: str, tokens: _Tokens, now: float) -> Answers:
         """Everybody stands still: tell them which checkpoint to write."""
         position = position_of(name)
-        cut = self._checkpoints.begin(*position, tokens, now) if self._checkpoints is not None and position else None
+        cut = None
+        if self._checkpoints is not None and position:
+            present = self._membership.present("worker")  # who arrived and was lost since then writes nothing
+            lives = {member: ticket.incarnation for member, (ticket, _) in tokens.items() if member in present}
+            cut = self._checkpoints.begin(*position, lives, now)
         release = Release(Report(), tuple(member.rank for member in tokens), name, cut)
         return [(ticket, release) for ticket, _ in tokens.values()]
 

@@ -21,7 +21,7 @@ from flps.metrics import EventLog, EventReader
 from flps.scripts import load_script
 from flps.server.service import ServerState, TableService
 from flps.server.store import Store
-from flps.transport.base import Bases, Durable
+from flps.transport.base import Bases, Durable, has_base
 from flps.transport.beat import Heartbeat
 from flps.transport.journal import Journal
 from flps.transport.listener import Listener, Service, serve
@@ -61,7 +61,7 @@ def run_coordinator(job: Job, incarnation: int = 1) -> None:
     with ExitStack() as stack:
         member = Member("coordinator", 0)
         events, carrier, listener = _answering(stack, job, member, job.coordinator, incarnation)
-        membership = _membership(job, events, member)
+        membership = _membership(job, events, member, incarnation)
         with membership.replaying():
             bases = _take_up(job, carrier, listener, [membership])
         membership.renew(time.monotonic())
@@ -82,11 +82,11 @@ def run_server(job: Job, rank: int, incarnation: int = 1) -> None:
         own = OwnParts(job.checkpoints, part_name("shared", rank, len(job.servers)), heartbeat.tell)
         tables = TableService(store, job.config, job.workers, job.models, lambda: heartbeat.lost, own)
         services: list[KeptService] = [tables]
-        membership = _membership(job, events, member) if rank == 0 and not job.coordinators else None
+        membership = _membership(job, events, member, incarnation) if rank == 0 and not job.coordinators else None
         if membership is not None:
             services.append(membership)
         heartbeat.start()  # taking up a long journal must not be taken for death
-        if job.resume_from:
+        if job.resume_from and not has_base(listener.journal):  # a base is newer, and the checkpoint may be gone
             part = store.take_up(Path(job.resume_from), job.checkpoint)
             tables.take_up(state_of(Path(job.resume_from), part, ServerState))
         with membership.replaying() if membership is not None else nullcontext():
@@ -197,7 +197,7 @@ def run_worker(job: Job, rank: int, incarnation: int = 1) -> None:
         session.close()
 
 
-def _membership(job: Job, events: EventLog, host: Member) -> MembershipService:
+def _membership(job: Job, events: EventLog, host: Member, incarnation: int) -> MembershipService:
     told = [event for event in EventReader(str(Path(job.run_dir) / "metrics.jsonl")).poll() if event["event"] in TOLD]
     before = sum((event["role"], event["rank"]) == host for event in told)
     return MembershipService(
@@ -207,7 +207,7 @@ def _membership(job: Job, events: EventLog, host: Member) -> MembershipService:
         events,
         time.monotonic(),
         before,
-        checkpoints=Checkpoints(job, events),
+        checkpoints=Checkpoints(job, events, is_first_life=incarnation == 1),
         resumed=job.checkpoint,
     )
 

@@ -224,6 +224,7 @@ class Store:
         for table in self.tables:
             fill(table, [share], 0, 1, is_exact=True)
         self._settled, self._day = days
+        self.is_warm = True
 
     def snapshot(self, path: Path, done: Callable[[str | ResourceError], None]) -> None:
         """Write every table as it is now into one file, while the tables go on: `advance` does the copying.

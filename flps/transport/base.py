@@ -187,6 +187,11 @@ class Bases:
         self._wanted_at = self._bytes_max
 
 
+def has_base(journal: Journal | None) -> bool:
+    """Whether a role's journal begins with its state at some moment, tables included."""
+    return journal is not None and any(journal.folder.glob("base-*.msgpack"))
+
+
 def _kept(account: Account[list[Any]]) -> _Account:
     """An account as it is kept; what was admitted and has no answer will come again."""
     answers = {sequence: tuple(bytes(memoryview(f)) for f in frames) for sequence, frames in account.answers.items()}

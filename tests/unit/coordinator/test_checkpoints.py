@@ -18,7 +18,7 @@ from flps.config.types import Config, Network, Runner
 from flps.coordinator.checkpoints import Checkpoints, position_of
 from flps.coordinator.service import MembershipService
 from flps.errors import Refused
-from flps.membership import Member
+from flps.membership import Loss, Member
 from flps.message import Arrive, Beat, Body, Cut, Done, Hello, Pulse, Release, Report, Wrote
 from flps.metrics import EventLog
 from flps.transport.listener import Request, Ticket
@@ -59,7 +59,7 @@ def told(folder: Path) -> list[dict[str, Any]]:
 
 def test_it_is_complete_when_every_part_has_come(tmp_path: Path, events: EventLog) -> None:
     checkpoints = Checkpoints(job_in(tmp_path), events)
-    cut = checkpoints.begin(0, 4, [W0, W1], 10.0)
+    cut = checkpoints.begin(0, 4, {W0: 1, W1: 1}, 10.0)
     assert cut is not None
     assert (cut.epoch, cut.step, cut.workers, cut.kept) == (0, 4, (0, 1), ())
     for member in EVERYBODY:
@@ -84,7 +84,7 @@ def test_only_the_newest_are_kept_and_what_is_half_written_goes(tmp_path: Path, 
     (place / "notes").mkdir()
     identities = set()
     for epoch, step in ((0, 9), (0, 10), (1, 0), (10, 5)):
-        cut = checkpoints.begin(epoch, step, [W0], 0.0)
+        cut = checkpoints.begin(epoch, step, {W0: 1}, 0.0)
         assert cut is not None
         identities.add(cut.checkpoint)
         assert list(cut.kept) == [path.name for path in completed(place)]
@@ -92,25 +92,25 @@ def test_only_the_newest_are_kept_and_what_is_half_written_goes(tmp_path: Path, 
             checkpoints.wrote(member, wrote(cut, member), 0.0)
     assert sorted(path.name for path in place.iterdir()) == ["1-0", "10-5", "notes"]
     assert len(identities) == 4
-    assert Checkpoints(job_in(tmp_path / "other"), events).begin(1, 0, [], 0) != Cut("", 1, 0)
+    assert Checkpoints(job_in(tmp_path / "other"), events).begin(1, 0, {}, 0) != Cut("", 1, 0)
 
 
 def test_while_one_is_written_there_is_no_other(tmp_path: Path, events: EventLog) -> None:
     checkpoints = Checkpoints(job_in(tmp_path), events)
-    cut = checkpoints.begin(0, 4, [W0], 0.0)
-    assert checkpoints.begin(0, 8, [W0], 1.0) is None
+    cut = checkpoints.begin(0, 4, {W0: 1}, 0.0)
+    assert checkpoints.begin(0, 8, {W0: 1}, 1.0) is None
     checkpoints.wrote(S0, Wrote("another", "f", "sha"), 1.0)  # news of one that was given up
     checkpoints.wrote(W1, wrote(cut, W1), 1.0)  # nobody asked it
     assert checkpoints.is_writing
     for member in (W0, S0):
         checkpoints.wrote(member, wrote(cut, member), 2.0)
-    assert checkpoints.begin(0, 12, [W0], 3.0) is not None
+    assert checkpoints.begin(0, 12, {W0: 1}, 3.0) is not None
 
 
 @pytest.mark.parametrize("why", ["failure", "lost", "late", "disk"])
 def test_one_that_will_not_be_complete_is_given_up(tmp_path: Path, events: EventLog, why: str) -> None:
     checkpoints = Checkpoints(job_in(tmp_path), events)
-    cut = checkpoints.begin(0, 4, [W0, W1], 0.0)
+    cut = checkpoints.begin(0, 4, {W0: 1, W1: 1}, 0.0)
     checkpoints.wrote(W0, wrote(cut, W0), 1.0)
     if why == "failure":
         checkpoints.wrote(S0, wrote(cut, S0, "the disk is full"), 2.0)
@@ -138,14 +138,34 @@ def test_one_that_will_not_be_complete_is_given_up(tmp_path: Path, events: Event
 def test_a_run_that_goes_on_in_its_own_folder_makes_the_later_ones_anew(tmp_path: Path, events: EventLog) -> None:
     first = Checkpoints(job_in(tmp_path), events)
     for step in (4, 8):
-        cut = first.begin(0, step, [W0], 0.0)
+        cut = first.begin(0, step, {W0: 1}, 0.0)
         for member in (W0, S0):
             first.wrote(member, wrote(cut, member), 0.0)
     place = tmp_path / "checkpoint"
     Checkpoints(job_in(tmp_path, resume_from=str(tmp_path / "elsewhere" / "0-4")), events)
+    Checkpoints(job_in(tmp_path, resume_from=str(place / "0-4")), events, is_first_life=False)  # they may be its own
     assert [path.name for path in completed(place)] == ["0-4", "0-8"]
     Checkpoints(job_in(tmp_path, resume_from=str(place / "0-4")), events)
     assert [path.name for path in place.iterdir()] == ["0-4"]
+
+
+def test_an_epoch_that_all_began_anew_writes_other_checkpoints_at_the_same_places(
+    tmp_path: Path, events: EventLog
+) -> None:
+    checkpoints = Checkpoints(job_in(tmp_path), events)
+    first = checkpoints.begin(0, 4, {W0: 1}, 0.0)
+    for member in (W0, S0):
+        checkpoints.wrote(member, wrote(first, member), 0.0)
+    second = checkpoints.begin(0, 4, {W0: 2}, 1.0)
+    assert first is not None
+    assert second is not None
+    assert first.checkpoint != second.checkpoint
+    assert completed(tmp_path / "checkpoint") == []  # its parts are being overwritten
+    checkpoints.wrote(S0, wrote(first, S0), 2.0)  # the server says so until it has written another one
+    checkpoints.wrote(W0, wrote(second, W0), 2.0)
+    assert checkpoints.is_writing
+    checkpoints.wrote(S0, wrote(second, S0), 3.0)
+    assert read_complete(tmp_path / "checkpoint" / "0-4").checkpoint == second.checkpoint
 
 
 @pytest.mark.parametrize(
@@ -223,6 +243,18 @@ def test_who_waits_for_the_end_of_the_epoch_takes_part_and_waits_again(tmp_path:
     assert (total.barrier, total.cut, total.report.counts["samples"].tolist()) == ("trained 0", None, [12])
 
 
+def test_who_arrived_and_was_lost_since_then_is_not_waited_for(tmp_path: Path, events: EventLog) -> None:
+    federation = Federation(tmp_path, events).all_here()
+    federation.say(W1, at("checkpoint 0 4"))
+    federation.service.lose(Loss(W1, "no sign of life", came_up=True), 1.0)
+    cut = cut_of(federation.say(W0, at("checkpoint 0 4"))[W0])
+    assert cut is not None
+    assert cut.workers == (0,)
+    for member in (W0, S0):
+        federation.say(member, Beat(wrote(cut, member)))
+    assert [path.name for path in completed(tmp_path / "checkpoint")] == ["0-4"]
+
+
 def test_within_an_epoch_one_is_passed_over_while_the_last_is_written_at_its_end_it_waits(
     tmp_path: Path, events: EventLog
 ) -> None:
@@ -267,7 +299,7 @@ def test_who_goes_on_from_elsewhere_is_refused_and_told_what_to_do(tmp_path: Pat
 
 def test_a_manifest_can_be_read_by_people(tmp_path: Path, events: EventLog) -> None:
     checkpoints = Checkpoints(job_in(tmp_path), events)
-    cut = checkpoints.begin(0, 4, [], 0.0)
+    cut = checkpoints.begin(0, 4, {}, 0.0)
     checkpoints.wrote(S0, wrote(cut, S0), 0.0)
     text = (tmp_path / "checkpoint" / "0-4" / MANIFEST).read_text()
     assert msgspec.json.decode(text)["files"] == {"shared-0-of-2.safetensors": "sha of server:0"}
