@@ -22,7 +22,7 @@ import msgspec
 
 from flps.errors import ResourceError
 from flps.ledger import Account, Ledger
-from flps.transport.journal import Journal
+from flps.transport.journal import Journal, sync_folder
 
 log = logging.getLogger(__name__)
 _FILE = re.compile(r"(?:base|tables)-(\d{8})\.(?:msgpack|safetensors)(?:\.partial)?")
@@ -177,6 +177,7 @@ class Bases:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+        sync_folder(folder)
 
     def _drop_before(self, segment: int) -> None:
         self._journal.drop_before(segment)
@@ -203,4 +204,7 @@ def _second_name(tables: Path, name: Path) -> None:
     try:
         os.link(tables, name)
     except OSError:  # another disk
-        shutil.copyfile(tables, name)
+        with tables.open("rb") as source, name.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            os.fsync(copy.fileno())

@@ -97,7 +97,8 @@ class Journal:
         when segments are missing.
         """
         numbers = [number for number in sorted(self._sizes) if number >= first]
-        if numbers != list(range(numbers[0], numbers[0] + len(numbers))) or (first and numbers[0] != first):
+        begin = first or min(numbers, default=1)
+        if not numbers or numbers != list(range(begin, begin + len(numbers))):
             raise ResourceError(f"{self.folder} holds segments {numbers}, expected all from {first or 1} on")
         for number in numbers:
             yield from self._read(number, is_last=number == numbers[-1])
@@ -174,7 +175,7 @@ class Journal:
             self._write([_OPENING])
         if self._syncs:
             os.fsync(self._descriptor)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
 
     def _write(self, pieces: Sequence[Any]) -> None:
         """Append the pieces whole, or take back what was written and raise ResourceError."""
@@ -282,7 +283,8 @@ def _write_rest(descriptor: int, pieces: Sequence[Any], written: int) -> None:
             rest = rest[os.write(descriptor, rest) :]
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Names that were given in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
