@@ -2,6 +2,7 @@
 
 Without a coordinator server 0 hosts the same service.
 
-    service.py   which message means what
-    summary.py   reports of workers, added up and told as events
+    service.py      which message means what
+    summary.py      reports of workers, added up and told as events
+    checkpoints.py  which checkpoint is being written, and when it is complete
 """

@@ -15,6 +15,9 @@ this process and a table behind servers are used alike, so a model trains alone,
     counted.py      a sparse table that counts
     dense.py        one tensor
     change_log.py   which rows changed since somebody last looked
+    replica.py      geo: a worker's own copy beside what it knows of the servers'
+    snapshot.py     what tables held at one moment, written while they change
+    files.py        tables on disk
     spec.py         the description that both ends of a table agree on
 """
 

@@ -1,11 +1,16 @@
 """How messages are carried: sockets, retries, security. The only user of zmq.
 
-sockets.py    what kind of socket an endpoint needs, and its keys
-listener.py   the answering end: one socket that everybody dials (servers, coordinator)
-journal.py    what a listener was told, on the disk
-recovery.py   a role that was started again takes up its journal
-base.py       where a journal begins, so that it stays short
-connection.py the asking end: numbered requests, sent again until answered
-beat.py       signs of life, from a thread of their own
-security.py   keys, and who may say what
+sockets.py     what kind of socket an endpoint needs, and its keys
+listener.py    the answering end: one socket that everybody dials (servers, coordinator)
+connection.py  the asking end: numbered requests, sent again until answered
+beat.py        signs of life, from a thread of their own
+journal.py     what a role was told, on the disk
+base.py        where a journal begins: the state at one moment
+recovery.py    a later life reads the journal
+border.py      who may say what, and where
+gate.py        which connections of a TCP endpoint stay
+security.py    key files
+access.py      what each key may speak as
+faulty.py      scripted faults
+calm.py        a log that a flood cannot fill
 """
