@@ -84,7 +84,7 @@ def default(field: inspect.Field) -> str:
     if isinstance(bare(field.type), (inspect.StructType, inspect.DictType)):
         return ""
     value = field.default
-    if value is None or value == "":
+    if value in (None, "", msgspec.NODEFAULT):
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

@@ -258,12 +258,15 @@ def parts_here(folder: Path, kind: str) -> list[str]:
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two settings, one line each."""
-    return [
-        f"{key} was {saved.get(key)!r}, is {now.get(key)!r}"
-        for key in _ordered([*saved, *now])
-        if saved.get(key) != now.get(key)
-    ]
+    """What differs between two settings, one line each, by dotted key."""
+    found: list[str] = []
+    for key in _ordered([*saved, *now]):
+        was, is_now = saved.get(key), now.get(key)
+        if was and is_now and isinstance(was, dict) and isinstance(is_now, dict):
+            found += [f"{key}.{line}" for line in differences(was, is_now)]
+        elif was != is_now:
+            found.append(f"{key} was {was!r}, is {is_now!r}")
+    return found
 
 
 def _ordered(keys: Iterable[str]) -> list[str]:

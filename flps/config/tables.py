@@ -35,8 +35,8 @@ class EntryParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     kind: Annotated[
         Literal["count", "probability", "show_click"],
         Meta(
-            description="`count`: by the n-th push that a key stands in; `probability`: each push lets it in with this "
-            "probability; `show_click`: when its score reaches the threshold."
+            description="Required. `count`: by the n-th push that a key stands in; `probability`: each push lets it in "
+            "with this probability; `show_click`: when its score reaches the threshold."
         ),
     ]
     count: Annotated[Annotated[int, Meta(ge=1, le=2**24)] | None, Meta(description="Of `count`: how many.")] = None

@@ -150,6 +150,8 @@ def _value(source: Source, kind: inspect.Type, hint: Any, value: Any, path: KeyP
         return msgspec.UNSET
     if isinstance(kind, inspect.BoolType) and value in (0, 1):
         return bool(value)
+    if isinstance(kind, inspect.LiteralType) and value is False and "off" in kind.values:
+        value = "off"  # yaml reads the word as false
     try:
         if value is not None:
             return msgspec.convert(value, hint)

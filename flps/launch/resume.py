@@ -135,9 +135,12 @@ def _named(folder: Path, files: Sequence[str]) -> Path:
         return folder
     found = _newest(folder, files)
     if found is None:
-        raise DataError(
-            f"--resume={folder}: neither a run's folder ({JOB}), nor one complete checkpoint, nor a folder of them"
-        )
+        what = f"neither a run's folder ({JOB}), nor one complete checkpoint, nor a folder of them"
+        if not folder.is_dir():
+            what = "there is no such folder"
+        elif (folder / MANIFEST).is_file():
+            what += "; a checkpoint keeps its name (3-200), and to start from a saved model is runner.warmup_model_path"
+        raise DataError(f"--resume={folder}: {what}")
     return found
 
 

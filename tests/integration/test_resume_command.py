@@ -66,7 +66,7 @@ def test_what_is_refused_and_what_is_done(shards: Callable[..., Path], flrun: An
         ((*more, "--worker_num=3"), "there were 2 workers, now there are 3"),
         ((*more, *FLAGS, "-o", "runner.train_batch_size=7"), "runner.train_batch_size was 24, is 7"),
         ((*more, *FLAGS, "-o", "table_parameters.item_embedding.rule=sgd"), "table_parameters was {}, is {'item_emb"),
-        ((*FLAGS, "--resume=nowhere"), "neither a run's folder"),
+        ((*FLAGS, "--resume=nowhere"), "nowhere: there is no such folder"),
     ):
         code, out, err = flrun(*flags)
         assert code == 2, (out, err)

@@ -291,6 +291,12 @@ def test_keys_that_do_not_fit_together(text: str, says: str, tmp_path: Path) -> 
     assert "\n" not in said
 
 
+def test_a_choice_called_off_is_not_read_as_false(tmp_path: Path) -> None:
+    path = written(tmp_path, yaml_of("runner", "durability", "off"))
+    assert load(path).runner.durability == "off"
+    assert load(path, ["runner.durability=log", "runner.durability=off"]).runner.durability == "off"
+
+
 def test_a_wrong_key_is_not_blamed_twice(tmp_path: Path) -> None:
     said = complaint(tmp_path, X + "need_dump: True, dump_fields: item_input}")
     assert "\n" not in said

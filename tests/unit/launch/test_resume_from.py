@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from flps.checkpoint.record import MANIFEST, write_record
-from flps.checkpoint.run import FORMAT, Complete, Part, completed, folder_name, settings_of
+from flps.checkpoint.run import FORMAT, Complete, Part, completed, differences, folder_name, settings_of
 from flps.config.job import Job
 from flps.config.types import Config, Runner
 from flps.errors import ConfigError, DataError
@@ -151,6 +151,12 @@ def test_another_job_is_refused_with_all_that_differs(tmp_path: Path, changes: d
     with pytest.raises(ConfigError, match=f"this job cannot go on from .*run-1/checkpoint/0-5: {reason}") as caught:
         found(tmp_path, **changes)
     assert caught.value.exit_code == 2
+
+
+def test_a_difference_within_a_part_is_named_by_its_own_key() -> None:
+    saved = {"hyper_parameters": {"mf_dim": 4, "optimizer": {"class": "adam", "beta1": None}}}
+    now = {"hyper_parameters": {"mf_dim": 4, "optimizer": {"class": "sgd", "beta1": None}}}
+    assert differences(saved, now) == ["hyper_parameters.optimizer.class was 'adam', is 'sgd'"]
 
 
 def test_what_may_change(tmp_path: Path) -> None:
