@@ -71,7 +71,7 @@ class LiveShow:
         kind = event.get("event")
         if kind == "tick":
             self._live.update(roles_table(self._board), refresh=True)
-        elif kind in ("epoch", "eval", "lost", "restarted", "fault") and (text := line(event)):
+        elif kind in ("epoch", "eval", "lost", "restarted", "fault", "checkpoint") and (text := line(event)):
             self._console.print(text, markup=False, highlight=False)
 
 
@@ -96,6 +96,8 @@ def line(event: Event) -> str:
         return f"evaluation after epoch {event.get('epoch')}: " + _evaluation(event)
     if kind == "restarted":
         return f"{name} {event.get('reason')} and was started again; {event.get('left')} restarts are left"
+    if kind == "checkpoint" and event.get("failure"):
+        return f"checkpoint {event.get('epoch')}-{event.get('step')} was given up: {event['failure']}"
     if kind == "lost":
         return f"{event.get('lost_role')}.{event.get('lost_rank')} is lost: {event.get('reason')}"
     if kind == "fault":

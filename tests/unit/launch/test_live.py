@@ -160,6 +160,11 @@ def test_without_an_evaluation_the_last_epoch_is_shown() -> None:
             "worker.4 is lost: silent for 10 s",
         ),
         (
+            {"event": "checkpoint", "epoch": 3, "step": 200, "failure": "server:0 could not write its part"},
+            "checkpoint 3-200 was given up: server:0 could not write its part",
+        ),
+        ({"event": "checkpoint", "epoch": 3, "step": 200, "folder": "checkpoint/3-200"}, ""),
+        (
             {"event": "refused", "role": "worker", "rank": 1, "reason": "NaN in item_embedding", "rejected_pushes": 2},
             "worker.1 had a push refused: NaN in item_embedding (2 so far)",
         ),
