@@ -116,6 +116,7 @@ class Window(msgspec.Struct, frozen=True, tag="window"):
     final: bool  # the last window of this epoch
     deltas: tuple[Push, ...]
     cursors: dict[Count, Count]  # table -> version
+    after: dict[Count, Count] = {}  # table whose rows come in pieces -> how many have come
 
 
 class Changes(msgspec.Struct, frozen=True, tag="changes"):
@@ -124,6 +125,7 @@ class Changes(msgspec.Struct, frozen=True, tag="changes"):
     weight: float
     changed: tuple[Push, ...]  # values: the rows as they now are
     cursors: dict[Count, Count]
+    more: dict[Count, Count] = {}  # tables of which rows are left -> how many have come: to be asked for as `after`
 
 
 class Detach(msgspec.Struct, frozen=True, tag="detach"):

@@ -7,7 +7,7 @@ Law 2: a push that a server refused is counted and left out, and the step goes o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -174,13 +174,25 @@ class Servers:
             if answer is None:
                 is_refused = True
                 continue
+            changed += [self._placed(rank, push) for piece in self._pieces(rank, answer) for push in piece.changed]
             self._cursors[rank].update(answer.cursors)
-            changed += [self._placed(rank, push) for push in answer.changed]
             for piece, place, whole in zip(sent[rank], places, applied, strict=True):
                 whole[place[rank]] = unpack(piece.values) * whole.dtype.type(answer.weight)
+        if not deltas and self._refused is not None:
+            raise FlpsError(f"the servers do not tell what has changed: {self._refused}")
         if deltas:
             self._judge()
         return Exchanged(applied, changed, is_refused)
+
+    def _pieces(self, rank: int, first: Changes) -> Iterator[Changes]:
+        """An answer, and the rest of it when it did not fit into one message."""
+        yield first
+        more, connection = first.more, self._connections[rank]
+        while more:
+            cursors = {table: self._cursors[rank].get(table, 0) for table in more}
+            answer = _expect(Changes, connection.ask(Window(0, 0, False, (), cursors, more)))
+            yield answer
+            more = answer.more
 
     def save(self, epoch: int, mode: Mode = "all") -> dict[str, str]:
         """Let every server write its share of the model after `epoch` epochs; returns file -> sha256.

@@ -143,6 +143,12 @@ class Store:
                     f"{self._limits.frame_bytes}"
                 )
 
+    def rows_in_a_message(self, number: int) -> int:
+        """How many rows of a sparse table may be told at once."""
+        spec = self.table(number).spec
+        row_bytes = max(spec.dim * np.dtype(spec.dtype).itemsize, np.dtype(np.uint64).itemsize)
+        return max(1, min(self._limits.frame_bytes, self._limits.message_bytes // 4) // row_bytes)
+
     def check(self, pulls: Sequence[Pull]) -> None:
         """Raises Refused unless every question fits its table, and the answer a message: before any of it is made."""
         if len(pulls) >= self._limits.frames:

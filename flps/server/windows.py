@@ -92,12 +92,20 @@ class Windows:
             slots = self._store.apply(Push(delta.table, delta.keys, scaled, delta.counts))
             self._log(delta.table).add(rank, slots, self._rows(delta.table))
             self._tell_held_back(delta, slots)
-        changed = tuple(push for table in window.cursors for push in self._changed(rank, table, window.cursors[table]))
-        cursors = {table: self._log(table).seen(rank) for table in window.cursors}
-        for table in window.cursors:
+        changed: list[Push] = []
+        more: dict[int, int] = {}
+        cursors: dict[int, int] = {}
+        for table, cursor in window.cursors.items():
+            came = window.after.get(table, 0)
+            pushes, so_far = self._changed(rank, table, cursor, came)
+            changed += pushes
+            if so_far is not None:
+                more[table] = so_far
+            if not came:  # what changes while the pieces come is told again later
+                cursors[table] = self._log(table).seen(rank)
             if table in self._gone:
                 self._gone[table] = [(n, keys) for n, keys in self._gone[table] if not self._log(table).is_seen(n)]
-        return Changes(weight, changed, cursors)
+        return Changes(weight, tuple(changed), cursors, more)
 
     def _weight(self, rank: int, window: Window) -> float:
         if not window.samples and not window.final:
@@ -128,18 +136,23 @@ class Windows:
             held_back = np.setdiff1d(target.slots(delta.keys), changed)
             self._log(delta.table).add(EVERYBODY, held_back, len(target))
 
-    def _changed(self, rank: int, table: int, cursor: int) -> list[Push]:
+    def _changed(self, rank: int, table: int, cursor: int, came: int) -> tuple[list[Push], int | None]:
+        """What others changed; more rows than a message holds come in pieces, and then every row comes. `came`: how
+        many have. Also returns how many will have come after this piece, when it is not the last one.
+        """
         target = self._store.tables[table]
-        slots = self._log(table).since(rank, cursor)
+        slots = None if came else self._log(table).since(rank, cursor)
         if slots is not None and not slots.size:
-            return []
-        if isinstance(target, SparseTable):
-            slots = np.arange(len(target)) if slots is None else slots
-            return [
-                *self._begun_anew(table, cursor),
-                Push(table, target.keys(slots), pack(target.read(slots), self._row_type)),
-            ]
-        return [Push(table, None, pack(target.pull(), self._row_type))]
+            return [], None
+        if not isinstance(target, SparseTable):
+            return [Push(table, None, pack(target.pull(), self._row_type))], None
+        most, end = self._store.rows_in_a_message(table), len(target)
+        if slots is None or slots.size > most:
+            end = min(came + most, end)
+            slots = np.arange(came, end)
+        begun = [] if came else self._begun_anew(table, cursor)
+        rows = Push(table, target.keys(slots), pack(target.read(slots), self._row_type))
+        return [*begun, rows], end if end < len(target) else None
 
     def _begun_anew(self, table: int, cursor: int) -> list[Push]:
         """Keys whose rows are gone since, with the values that they begin with."""

@@ -21,7 +21,7 @@ from flps.message import VERSION, Body, Detach, Envelope, Limits, Pull, Push, Re
 from flps.remote import Servers
 from flps.server.service import TableService
 from flps.server.store import Store
-from flps.table import Adagrad, Adam, Initializer, Sgd, TableSpec
+from flps.table import Adagrad, Adam, Initializer, Sgd, Sum, TableSpec
 from flps.table.replica import DenseReplica, SparseReplica, servers_spec
 from flps.transport.listener import Request, Ticket
 
@@ -324,3 +324,27 @@ def test_sgd_is_plain_arithmetic_through_all_of_it() -> None:
     pushes = [Push(0, keys(5, 6), np.array([[2], [4]], np.float32))]
     (rows,) = worker.rows(worker.update(0, 0, 1, True, pushes, [Pull(0, keys(6, 5, 4))]))
     assert rows.tolist() == [[-2], [-1], [0]]
+
+
+def test_a_table_larger_than_a_message_is_looked_at_in_pieces() -> None:
+    config = Config(runner=Runner(sync_mode="geo"))
+    limits = Limits(frame_bytes=2048, message_bytes=8192)
+    wires = [
+        Wire(TableService(Store(rank, 2, 10**6, limits=limits), config, 2, Path(), frozenset)) for rank in range(2)
+    ]
+    spec = TableSpec(name="t", kind="sparse", dim=2, rule=Sum(), init=Initializer("zeros"))
+    one, two = (Servers([Direct(wire, rank) for wire in wires], 3, 1.0) for rank in range(2))  # type: ignore[misc]
+    for worker in (one, two):
+        worker.declare([spec], {})
+    whole = np.arange(1001, dtype=np.uint64)
+    one.window(0, 1, True, [Push(0, whole, np.ones((1001, 2), np.float32))], [0])
+    changed = two.window(0, 0, False, [], [0]).changed
+    assert sorted(key for push in changed for key in push.keys.tolist()) == whole.tolist()  # type: ignore[union-attr]
+    assert len(changed) > 4
+    assert two.window(0, 0, False, [], [0]).changed == []
+
+
+def test_servers_that_do_not_tell_what_changed_end_the_worker() -> None:
+    (worker,) = federation(1, mode="geo")
+    with pytest.raises(FlpsError, match=r"do not tell what has changed: .*no table 9"):
+        worker.window(0, 0, False, [], [9])

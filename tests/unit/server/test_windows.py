@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flps.errors import Refused
-from flps.message import Changes, Pull, Push, Window
+from flps.message import Changes, Limits, Pull, Push, Window
 from flps.server.store import Store
 from flps.server.windows import Windows
 from flps.table import Initializer, Sum, TableSpec
@@ -191,3 +191,27 @@ def test_whoever_goes_on_from_an_image_takes_every_row_once() -> None:
     assert told.changed[0].keys.tolist() == [3, 4]
     assert told.cursors[0] > cursors[0]
     assert later.take(0, Window(0, 0, False, (), told.cursors)).changed == ()
+
+
+def test_more_rows_than_a_message_holds_come_in_pieces() -> None:
+    """And what changes meanwhile is told afterwards; the answer is never refused when the deltas have been added."""
+    limits = Limits(frame_bytes=1024, message_bytes=4096)  # 128 rows of 8 bytes
+    store = Store(0, 1, 1000, limits=limits)
+    store.declare([msgspec.to_builtins(msgspec.structs.replace(ROWS, bound=1000))])
+    windows = Windows(store, 2, "uniform")
+    everyone = np.arange(300, dtype=np.uint64)
+    windows.take(1, Window(0, 1, False, (Push(0, everyone, np.ones((300, 1))),), {0: 0}))
+    answer = windows.take(0, Window(0, 1, False, (Push(0, keys(7), np.ones((1, 1))),), {0: 0}))
+    cursors, told = answer.cursors, [answer]
+    while answer.more:
+        assert answer.changed[-1].values.nbytes <= limits.frame_bytes
+        windows.take(1, Window(0, 1, False, (Push(0, keys(3, 299), np.ones((2, 1))),), {}))
+        answer = windows.take(0, Window(0, 0, False, (), {0: 0}, answer.more))
+        assert answer.cursors == {}
+        told.append(answer)
+    seen = {int(k): float(v[0]) for one in told for push in one.changed for k, v in zip(push.keys, push.values, strict=True)}  # type: ignore[arg-type]  # fmt: skip  # noqa: E501
+    assert len(told) == 3
+    assert sorted(seen) == list(range(300))
+    last = windows.take(0, Window(0, 0, False, (), cursors))
+    assert last.changed[0].keys.tolist() == [3, 299]  # type: ignore[union-attr]
+    assert store.pull([Pull(0, keys(3))])[0].tolist() == last.changed[0].values[:1].tolist()
