@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from flps.checkpoint.record import write_record
+from flps.checkpoint.record import sealed, write_record
 from flps.checkpoint.run import read_complete
 from flps.errors import DataError
 
@@ -121,7 +121,7 @@ def test_a_worker_that_was_lost_before_takes_part_from_the_next_epoch_on(
     record = start / "shared-0-of-1.safetensors.json"
     part = msgspec.json.decode(record.read_bytes())
     part["state"]["cohort"]["expected"].remove(1)
-    record.write_bytes(msgspec.json.encode(part))
+    record.write_bytes(sealed(part))
     manifest = read_complete(start)
     files = {name: digest for name, digest in manifest.files.items() if not name.startswith("private-1")}
     write_record(start / "manifest.json", msgspec.structs.replace(manifest, files=files))

@@ -23,6 +23,7 @@ from flps.checkpoint import (
     retract_manifest,
     write_manifest,
 )
+from flps.checkpoint.record import sealed
 from flps.errors import DataError, ResourceError
 from flps.table import Adam, DenseTable, Initializer, SparseTable, Sum, TableSpec
 from flps.table.files import read_tables, read_tensors, write_tables
@@ -96,7 +97,7 @@ def test_a_folder_without_a_manifest_is_no_saved_model(tmp_path: Path) -> None:
 def test_another_format_is_refused(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     saved(tmp_path)
     path = tmp_path / MANIFEST
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    path.write_bytes(sealed({**json.loads(path.read_text()), **change}))
     with pytest.raises(DataError, match=reason):
         read_manifest(tmp_path)
 

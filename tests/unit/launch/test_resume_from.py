@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from flps.checkpoint.record import MANIFEST, write_record
+from flps.checkpoint.record import MANIFEST, sealed, write_record
 from flps.checkpoint.run import FORMAT, Complete, Part, completed, differences, folder_name, settings_of
 from flps.config.job import Job
 from flps.config.types import Config, Runner
@@ -178,14 +179,15 @@ def _break(what: str, folder: Path) -> str:
         return "private-0-of-2.safetensors.json is missing"
     if what == "the manifest's sum":
         text = (folder / MANIFEST).read_text()
-        (folder / MANIFEST).write_text(text.replace(f"sha {FILES[1]}", "another"))
+        (folder / MANIFEST).write_bytes(sealed(json.loads(text.replace(f"sha {FILES[1]}", "another"))))
         return "names another sha256 than"
     if what == "the format":
-        (folder / MANIFEST).write_text((folder / MANIFEST).read_text().replace('"format": 1', '"format": 7'))
+        text = (folder / MANIFEST).read_text()
+        (folder / MANIFEST).write_bytes(sealed(json.loads(text.replace('"format": 1', '"format": 7'))))
         return "has format 7, this version reads 1"
     if what == "a name":
         text = (folder / MANIFEST).read_text()
-        (folder / MANIFEST).write_text(text.replace(f'"{FILES[1]}":', '"../../x":'))
+        (folder / MANIFEST).write_bytes(sealed(json.loads(text.replace(f'"{FILES[1]}":', '"../../x":'))))
         return r"names a file '../../x', expected"
     (folder / MANIFEST).write_text("{")
     return "cannot read"

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from flps.checkpoint.record import sealed
 from flps.checkpoint.run import OwnParts, part_name, state_of
 from flps.config.types import Config, Runner
 from flps.errors import DataError
@@ -164,9 +165,15 @@ def spoil_tensors(folder: Path) -> None:
 def change_record(**change: Any) -> Any:
     def act(folder: Path) -> None:
         path = folder / "shared-0-of-1.safetensors.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+        path.write_bytes(sealed({**json.loads(path.read_text()), **change}))
 
     return act
+
+
+def change_text(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
 
 def change_table(**change: Any) -> Any:
@@ -174,7 +181,7 @@ def change_table(**change: Any) -> Any:
         path = folder / "shared-0-of-1.safetensors.json"
         record = json.loads(path.read_text())
         record["tables"][0] |= change
-        path.write_text(json.dumps(record))
+        path.write_bytes(sealed(record))
 
     return act
 
@@ -186,6 +193,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a record that was cut": (
         lambda f: (f / "shared-0-of-1.safetensors.json").write_text('{"format":'),
         "cannot read .*shared-0-of-1.safetensors.json",
+    ),
+    "a changed record": (
+        lambda f: change_text(f / "shared-0-of-1.safetensors.json", '"epoch": 2', '"epoch": 3'),
+        "json is not what was written: its digest differs",
     ),
     "another format": (change_record(format=2), "has format 2, this version reads 1"),
     "another checkpoint": (change_record(checkpoint="b"), r"belongs to checkpoint b .*, not to a checkpoint"),
