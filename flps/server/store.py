@@ -6,6 +6,7 @@ Law 2: inside, after `accept`, values are trusted.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from flps.table.files import Parts, TensorFile, sha256_of, write_tables
 from flps.table.index import Keys, Slots
 from flps.table.snapshot import Content, Snapshot
 
+log = logging.getLogger(__name__)
 Table: TypeAlias = SparseTable | DenseTable
 _SLICE_S = 0.001  # a request waits no longer than this for a snapshot
 _WHOLE: Slots = np.zeros(1, np.int64)  # a dense table changes as if it were one row
@@ -198,7 +200,10 @@ class Store:
         self._day = day
         self.finish_snapshot()  # it counts on every row to stay in its place
         counted = {n: table for n, table in enumerate(self.tables) if isinstance(table, CountedTable)}
-        return {n: table.shrink(is_day).keys for n, table in counted.items()}
+        gone = {n: table.shrink(is_day).keys for n, table in counted.items()}
+        for n, keys in gone.items():
+            log.info("day %d: table %s forgets %d rows, %d stay", day, counted[n].spec.name, keys.size, len(counted[n]))
+        return gone
 
     def take_up(self, folder: Path, checkpoint: str) -> Part:
         """Hold the tables of a checkpoint, whatever the number of servers that wrote it; `checkpoint`: its identity.
