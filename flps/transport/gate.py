@@ -6,6 +6,8 @@ Law 2: what a connection has sent and nobody has received yet is bounded: zmq co
 anybody sees its first one. A connection over the bound is cut (where the kernel counts bytes: Linux).
 Law 3: of connections that have said nothing the oldest are cut when there are too many, so that files are left for
 those who have something to say.
+Law 4: zmq tells its news without giving up, and all sockets of a process wait meanwhile. So whoever reads the news goes
+only after zmq has stopped telling them: `look_away`, then the listening socket is closed, then `close`.
 """
 
 from __future__ import annotations
@@ -68,6 +70,7 @@ class Gate:
         self.refused_keys = 0
         self.cut = 0
         self._access = access
+        self._listening = listening
         self._seal = 0 if access is None else _SEAL_BYTES
         self._bytes_max = bytes_max
         self._shut_out: set[str] = set()  # keys whose holders broke a limit grossly; for as long as this role runs
@@ -112,10 +115,18 @@ class Gate:
             if visitor is not None:
                 visitor.received += sum(self._on_the_wire(size) for size in sizes)
 
-    def close(self) -> None:
-        """Stop the thread. The listening socket is closed before: it would wait for whoever reads its news."""
+    def look_away(self) -> None:
+        """Watch no more. To be called before the listening socket is closed: closing makes news, too."""
         self._is_over.set()
+        if not self._listening.closed:
+            self._listening.disable_monitor()  # news in itself, which wakes the thread
+
+    def close(self) -> None:
+        """Stop the thread, and answer no more questions about keys."""
+        self.look_away()
         self._thread.join()
+        if self._zap is not None and not self._zap.closed:
+            self._zap.unbind(_ZAP)  # at once: the next gate of this process answers there
         for one in self._sockets:
             one.close()
 
@@ -226,7 +237,8 @@ def _bound_to_zap(context: zmq.Context[Any]) -> zmq.Socket[Any]:
 
 def _monitor(context: zmq.Context[Any], listening: zmq.Socket[Any]) -> zmq.Socket[Any]:
     address = f"inproc://flps-gate-{secrets.token_hex(8)}"
-    listening.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
+    gone = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+    listening.monitor(address, zmq.EVENT_ACCEPTED | gone | zmq.EVENT_MONITOR_STOPPED)
     news: zmq.Socket[Any] = context.socket(zmq.PAIR)
     news.setsockopt(zmq.LINGER, 0)
     news.setsockopt(zmq.RCVHWM, 0)
@@ -236,14 +248,24 @@ def _monitor(context: zmq.Context[Any], listening: zmq.Socket[Any]) -> zmq.Socke
 
 def _peer(descriptor: int) -> Any:
     """Address and port at the other end of a connection; None when it has gone."""
-    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+    with suppress(OSError), _handle(descriptor) as connection:
         return connection.getpeername()
     return None
 
 
+def _handle(descriptor: int) -> socket.socket:
+    """A handle of our own. Raises OSError when the number means no socket any more."""
+    own = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=own)
+    except OSError:
+        os.close(own)
+        raise
+
+
 def _same_connection(descriptor: int, peer: Any) -> socket.socket:
     """A handle of our own on a connection of zmq's. Raises OSError when it is not the one with that peer any more."""
-    connection = socket.socket(fileno=os.dup(descriptor))
+    connection = _handle(descriptor)
     try:
         if peer is None or connection.getpeername() != peer:
             raise OSError("another connection")

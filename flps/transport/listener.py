@@ -184,11 +184,13 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening."""
+        if self._gate is not None:
+            self._gate.look_away()
         self._socket.close()
-        if self.journal is not None:
-            self.journal.close()
         if self._gate is not None:
             self._gate.close()
+        if self.journal is not None:
+            self.journal.close()
 
     def _admit(self, address: Any, ticket: Ticket, envelope: Envelope, frames: Sequence[Any]) -> Request | None:
         if ticket.sequence == 0:

@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,7 +22,7 @@ import zmq
 from flps.errors import FlpsError, PeerLost
 from flps.membership import Member
 from flps.message import VERSION, Beat, Envelope, Look, encode
-from flps.transport.gate import Gate
+from flps.transport.gate import Gate, _bytes_of, _peer
 
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
 READY = b"\x05READY" + b"\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
@@ -144,8 +145,6 @@ def test_a_good_peer_is_never_cut_however_much_it_says(security: str, make_wire:
     assert gate.cut == 0
     (visitor,) = gate._visitors.values()
     assert visitor.received > 100_000  # more than the limit
-    from flps.transport.gate import _bytes_of
-
     (descriptor,) = gate._visitors
     kernel = _bytes_of(descriptor, visitor.peer)
     assert kernel is not None
@@ -225,6 +224,39 @@ def test_without_the_gates_thread_nobody_is_let_in(make_wire: Any) -> None:
         wire.dial(3).ask(wire.look(1), 0.3)
     with pytest.raises(FlpsError, match="nobody is let in any more"):
         gate.may_speak(zmq.Frame(b""), Member("worker", 0))
+
+
+@pytest.mark.parametrize("visitors", [0, 20])
+def test_a_gate_that_closes_first_leaves_nobody_waiting(visitors: int) -> None:
+    """zmq waits for whoever reads its news, and all its sockets with it; here the reader goes before the last news."""
+    context = zmq.Context()
+    try:
+        for _ in range(3):
+            with context.socket(zmq.ROUTER) as listening:
+                gate = Gate(context, listening, None, MIB)
+                port = listening.bind_to_random_port("tcp://127.0.0.1")
+                with ExitStack() as open_:
+                    for _ in range(visitors):
+                        open_.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+                    gate.close()
+        with context.socket(zmq.ROUTER) as listening, context.socket(zmq.DEALER) as worker:
+            port = listening.bind_to_random_port("tcp://127.0.0.1")
+            worker.connect(f"tcp://127.0.0.1:{port}")
+            worker.send(b"hello")
+            assert listening.poll(5000)
+    finally:
+        ended = threading.Thread(target=context.destroy, args=(0,), daemon=True)
+        ended.start()
+        ended.join(5)
+        assert not ended.is_alive()
+
+
+def test_a_number_that_is_no_socket_any_more_costs_no_file() -> None:
+    with open(os.devnull) as file:
+        before = psutil.Process().num_fds()
+        assert _bytes_of(file.fileno(), ("127.0.0.1", 1)) is None
+        assert _peer(file.fileno()) is None
+        assert psutil.Process().num_fds() == before
 
 
 def test_as_many_files_as_the_user_may_have(make_wire: Any) -> None:
