@@ -2,6 +2,7 @@
 
 Law 1: without `--faults` nothing of this is made; what is left is one look at a None per message.
 Law 2: faults strike above zmq, at whole messages, as a bad network or a killed process would.
+Law 3: what goes wrong in here is told and costs a message at most: it is no fault that was asked for.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from typing import Any
 import zmq
 
 from flps.config.job import Job
+from flps.errors import ResourceError
 from flps.faults import Cut, Faults, Lane, Script, Strike, Wear
 from flps.membership import Member
 from flps.message import Arrive, Beat, Body, Declare, Detach, Hello, Leave, Look, Save, Start, Update, Window
 from flps.metrics import EventLog
+from flps.transport.calm import Calm
 
 log = logging.getLogger(__name__)
 _TELL_EVERY_S = 1.0
@@ -101,6 +104,7 @@ class Mishaps:
         self._script = Script(Faults.parse(job.faults), own, incarnation, time.monotonic())
         self._moments = Moments(job.config.runner.geo_step)
         self._events = EventLog(str(Path(job.run_dir) / "metrics.jsonl"), own.role, own.rank)
+        self._calm = Calm(log)
         self._lock = threading.Lock()
         self._dialled = 0
         self._told: set[Cut] = set()
@@ -159,7 +163,10 @@ class Mishaps:
 
     def _tell(self, text: str, **fields: Any) -> None:
         log.warning("fault on purpose: %s%s", text, "".join(f", {name} {value}" for name, value in fields.items()))
-        self._events.write("fault", fault=text, **fields)
+        try:
+            self._events.write("fault", fault=text, **fields)
+        except ResourceError as error:  # a full disk: the fault strikes all the same
+            self._calm.warn("this fault is not among the events: %s", error)
 
     def _tell_worn(self, wear: Wear) -> None:
         with self._lock:
@@ -195,6 +202,7 @@ class BadSocket:
         self._news = threading.Condition()
         self._wake_r, self._wake_w = os.pipe()
         self._is_over = False
+        self._calm = Calm(log)
         self._thread = threading.Thread(target=self._pass_on, name=name, daemon=True)
         self._thread.start()
 
@@ -229,17 +237,25 @@ class BadSocket:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake_r, zmq.POLLIN)
-        while not self._is_over:
-            wait_s = max(0.0, self._held[0][0] - time.monotonic()) if self._held else _IDLE_S
-            ready = dict(poller.poll(math.ceil(wait_s * 1000)))
-            if self._wake_r in ready:
-                os.read(self._wake_r, 4096)
-            while self._to_send:
-                self._hold("out", self._to_send.popleft())
-            while self._socket.poll(0):
-                self._hold("in", self._socket.recv_multipart(copy=False))
-            self._let_go()
+        while not self._is_over and not self._socket.closed:
+            try:
+                self._pass_round(poller)
+            except Exception as error:
+                # Without this thread nothing passes any more, and nobody would know why.
+                self._calm.warn("a bad link goes on after an error, a message may be lost: %r", error)
         self._socket.close()
+
+    def _pass_round(self, poller: zmq.Poller) -> None:
+        """Wait until there is something to do, and do all of it."""
+        wait_s = max(0.0, self._held[0][0] - time.monotonic()) if self._held else _IDLE_S
+        ready = dict(poller.poll(math.ceil(wait_s * 1000)))
+        if self._wake_r in ready:
+            os.read(self._wake_r, 4096)
+        while self._to_send:
+            self._hold("out", self._to_send.popleft())
+        while self._socket.poll(0):
+            self._hold("in", self._socket.recv_multipart(copy=False))
+        self._let_go()
 
     def _hold(self, way: str, frames: list[Any]) -> None:
         now = time.monotonic()

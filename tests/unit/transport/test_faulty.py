@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flps.errors import ResourceError
 from flps.faults import Faults
 from flps.membership import Member
 from flps.message import (
@@ -157,6 +158,46 @@ def _with(job: Any, faults: Faults) -> Any:
     import msgspec
 
     return msgspec.structs.replace(job, faults=str(faults))
+
+
+def test_a_full_disk_costs_a_bad_link_no_message(
+    make_wire: Any, carriers: Any, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise ResourceError("cannot write events: No space left on device")
+
+    monkeypatch.setattr("flps.transport.faulty.EventLog.write", full)
+    wire = make_wire(retry_s=0.05)
+    wire.job = _with(wire.job, Faults().duplicate(50).partition("worker", 1, at="pulling2", for_s=0.1))
+    wire.listen()
+    connection = wire.dial(1)
+    for _ in range(10):
+        assert wire.echo(connection) == [1, 2]
+    connection.close()
+    assert "this fault is not among the events: cannot write events" in caplog.text
+    assert "goes on after an error" not in caplog.text
+
+
+def test_an_error_in_a_bad_link_is_told_and_the_link_goes_on(
+    make_wire: Any, carriers: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire = make_wire(retry_s=0.05)
+    wire.job = _with(wire.job, Faults().delay(1))
+    wire.listen()
+    connection = wire.dial()
+    link, errors = connection._socket, [ZeroDivisionError("once"), ZeroDivisionError("twice")]
+    is_cut = link._is_cut
+
+    def broken(now: float) -> bool:
+        if errors:
+            raise errors.pop()
+        return bool(is_cut(now))
+
+    link._is_cut = broken
+    assert wire.echo(connection) == [1, 2]
+    assert link._thread.is_alive()
+    assert caplog.text.count("goes on after an error") == 2
+    connection.close()
 
 
 # --- strikes ---------------------------------------------------------------------------------------------------------
