@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -166,29 +167,29 @@ def test_another_file_is_no_journal(folder: Path) -> None:
         read(folder)
 
 
-@pytest.fixture
-def small_disk() -> Iterator[int]:
-    """Files may not grow beyond so many bytes."""
-    limit = 4096
+@contextmanager
+def small_disk() -> Iterator[None]:
+    """Files may not grow beyond 4096 bytes; not a fixture, since pytest writes to a file of its own between tests."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("durability", BOTH)
-def test_a_large_record_that_does_not_fit_is_told_by_sync(
-    folder: Path, durability: Durability, small_disk: int
-) -> None:
-    journal = Journal(folder, durability)
-    journal.append(1, [b"before"])
-    journal.append(2, [b"head", bytes(1 << 20)])
-    with pytest.raises(ResourceError, match=r"cannot append 10\d+ bytes to the journal"):
-        journal.sync()
-    journal.append(3, [b"after"])
-    journal.close()
+def test_a_large_record_that_does_not_fit_is_told_by_sync(folder: Path, durability: Durability) -> None:
+    with small_disk():
+        journal = Journal(folder, durability)
+        journal.append(1, [b"before"])
+        journal.append(2, [b"head", bytes(1 << 20)])
+        with pytest.raises(ResourceError, match=r"cannot append 10\d+ bytes to the journal"):
+            journal.sync()
+        journal.append(3, [b"after"])
+        journal.close()
     assert read(folder, durability) == [(1, [b"before"]), (3, [b"after"])]
 
 
@@ -200,15 +201,16 @@ def test_large_records_keep_their_order(folder: Path, durability: Durability) ->
 
 
 @pytest.mark.parametrize("durability", BOTH)
-def test_what_does_not_fit_is_taken_back(folder: Path, durability: Durability, small_disk: int) -> None:
-    journal = Journal(folder, durability)
-    journal.append(1, [b"before"])
-    with pytest.raises(ResourceError, match=r"cannot append 5\d\d\d bytes to the journal .*Make room") as caught:
-        journal.append(2, [b"head", bytes(5000)])
-    assert caught.value.exit_code == 6
-    assert journal.bytes == newest(folder).stat().st_size
-    journal.append(3, [b"after"])
-    journal.close()
+def test_what_does_not_fit_is_taken_back(folder: Path, durability: Durability) -> None:
+    with small_disk():
+        journal = Journal(folder, durability)
+        journal.append(1, [b"before"])
+        with pytest.raises(ResourceError, match=r"cannot append 5\d\d\d bytes to the journal .*Make room") as caught:
+            journal.append(2, [b"head", bytes(5000)])
+        assert caught.value.exit_code == 6
+        assert journal.bytes == newest(folder).stat().st_size
+        journal.append(3, [b"after"])
+        journal.close()
     assert read(folder, durability) == [(1, [b"before"]), (3, [b"after"])]
 
 
