@@ -394,6 +394,12 @@ class _Opening(msgspec.Struct, frozen=True, array_like=True):
     version: int
 
 
+# msgspec works out how to read a type when it first reads it, and crashes the process when two threads do so at once
+# (a heartbeat and a journal that is carried out again): it is worked out here, once.
+for _kind in (Envelope, _Opening):
+    msgspec.msgpack.Decoder(_kind, dec_hook=lambda kind, value: value)
+
+
 def _check_version(header: Any) -> None:
     with suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         version = msgspec.msgpack.decode(header, type=_Opening).version

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 import typing
 from typing import Any
@@ -341,3 +343,28 @@ def test_nothing_private_is_written_and_the_owner_is_named(holder: str, made: st
     private = MADE[made](conceal(ROWS.copy(), "user_embedding"))
     with pytest.raises(PrivacyError, match="table 'user_embedding' is private: its rows may not leave this process"):
         m.encode(of(HOLDERS[holder](private)))
+
+
+AT_ONCE = """
+import sys, threading
+import flps.message as m
+sys.setswitchinterval(1e-6)
+envelope = m.Envelope(m.VERSION, "run", "worker:1", 1, 1, m.Look(()))
+frames, barrier, read = m.encode(envelope), threading.Barrier(4), []
+
+def decode():
+    barrier.wait()
+    read.append(m.decode(frames, m.Limits()))
+
+threads = [threading.Thread(target=decode) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert read == [envelope] * 4
+"""
+
+
+def test_several_threads_may_read_the_first_message_of_a_process() -> None:
+    """msgspec works out types when they are first read; two threads doing so at once crashed one process in three."""
+    for _ in range(5):
+        ran = subprocess.run([sys.executable, "-c", AT_ONCE], capture_output=True, text=True, timeout=60)
+        assert ran.returncode == 0, (ran.returncode, ran.stderr)
