@@ -149,7 +149,8 @@ def test_a_worker_refuses_what_is_not_its_own(
         reason = r"was written by a client with \d+ samples of 60 users an epoch, here are \d+ of 60"
     elif what == "another part":
         record = path.with_name(path.name + ".json")
-        record.write_text(record.read_text().replace(read_complete(start).checkpoint, "another"))
+        text = record.read_text().replace(read_complete(start).checkpoint, "another")
+        record.write_bytes(sealed(msgspec.json.decode(text)))
         reason = "belongs to checkpoint another"
     elif what == "a flipped bit":
         content = bytearray(path.read_bytes())
