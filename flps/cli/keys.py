@@ -43,7 +43,7 @@ def add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def keys_make(arguments: argparse.Namespace) -> int:
     """Make a key folder and print where it is, the fingerprints, and who needs which file."""
-    from flps.transport.security import make_keys, public_key, write_whole
+    from flps.transport.security import make_keys, public_key, write_exclusively
 
     folder, roles = _folder(arguments), arguments.role or list(ROLES)
     if arguments.name is not None and (len(roles) != 1 or arguments.name in ROLES):
@@ -60,7 +60,7 @@ def keys_make(arguments: argparse.Namespace) -> int:
         print("every host needs all *.public files; a role's .secret file goes only to the hosts that run that role")
         return 0
     path = folder / f"{arguments.name}.public"
-    write_whole(path, public_key(folder, roles[0]) + b"\n", 0o644)
+    write_exclusively(path, public_key(folder, roles[0]) + b"\n", 0o644)
     print(f"send {path} to who runs the servers, who says `flps keys allow {path.name} --role {roles[0]}`;")
     print("compare the fingerprint by another way, such as the telephone. The .secret file stays here.")
     return 0

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from flps.errors import ConfigError, FlpsError, ResourceError
 from flps.membership import Member
-from flps.transport.security import ROLES, check_unwritable, fingerprint, is_key, read_public, write_whole
+from flps.transport.security import ROLES, check_unwritable, fingerprint, is_key, read_public, write_exclusively
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def _changing(folder: Path) -> Iterator[list[Entry]]:
         fcntl.flock(handle, fcntl.LOCK_EX)
         entries = read_list(folder)
         yield entries
-        write_whole(folder / LIST, (_HEADER + "".join(entry.line() for entry in entries)).encode(), 0o644)
+        write_exclusively(folder / LIST, (_HEADER + "".join(entry.line() for entry in entries)).encode(), 0o644)
     except OSError as error:
         raise ResourceError(f"cannot write {folder / LIST}: {error.strerror}") from error
     finally:

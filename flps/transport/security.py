@@ -37,9 +37,9 @@ def make_keys(folder: Path, roles: Iterable[str] = ROLES) -> dict[str, str]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for role in roles:
             if not (folder / f"{role}.secret").exists():
-                write_whole(folder / f"{role}.secret", zmq.curve_keypair()[1] + b"\n", 0o600)
+                write_exclusively(folder / f"{role}.secret", zmq.curve_keypair()[1] + b"\n", 0o600)
             if not (folder / f"{role}.public").exists():
-                write_whole(folder / f"{role}.public", zmq.curve_public(secret_key(folder, role)) + b"\n", 0o644)
+                write_exclusively(folder / f"{role}.public", zmq.curve_public(secret_key(folder, role)) + b"\n", 0o644)
     except OSError as error:
         raise ResourceError(f"cannot write keys into {folder}: {error.strerror}") from error
     return {role: fingerprint(public_key(folder, role)) for role in roles}
@@ -82,8 +82,12 @@ def check_unwritable(path: Path) -> None:
         raise ConfigError(f"others may change {path}; `chmod 644 {path}` and look at what is in it")
 
 
-def write_whole(path: Path, content: bytes, mode: int) -> None:
-    """Write a file beside its place and rename it: who reads finds the old content or the new one."""
+def write_exclusively(path: Path, content: bytes, mode: int) -> None:
+    """Write a file beside its place and rename it: who reads finds the old content or the new one.
+
+    Unlike `disk.write_whole` it shares its folder with others, who may write the same file at this moment or have put a
+    link where this one writes: the name beside is drawn by chance and new.
+    """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:

@@ -14,7 +14,7 @@ from flps.membership import Member
 from flps.message import Done, Hello, Refusal, decode
 from flps.transport.access import allow, revoke
 from flps.transport.gate import RELOAD_S
-from flps.transport.security import ROLES, fingerprint, make_keys, public_key, secret_key, write_whole
+from flps.transport.security import ROLES, fingerprint, make_keys, public_key, secret_key, write_exclusively
 
 SERVER = Member("server", 0)
 
@@ -135,7 +135,7 @@ def owners(make_wire: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
     for rank in range(3):
         own = tmp_path / f"owner-{rank}"
         make_keys(own, ["worker"])
-        write_whole(own / "server.public", (keys / "server.public").read_bytes(), 0o644)
+        write_exclusively(own / "server.public", (keys / "server.public").read_bytes(), 0o644)
         allow(keys, public_key(own, "worker"), f"owner-{rank}", "worker", frozenset({rank}))
         wire.owners.append(str(own))
     return wire.listen()
