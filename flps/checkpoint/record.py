@@ -6,32 +6,25 @@ Its last key, `digest`, is the sha256 of the rest: a record that was damaged or 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from flps.errors import DataError, ResourceError
+from flps.disk import write_whole
+from flps.errors import DataError
 
 MANIFEST = "manifest.json"
 Record = TypeVar("Record", bound=msgspec.Struct)
 
 
 def write_record(path: Path, record: msgspec.Struct) -> None:
-    """Write a record beside its place and rename it. Raises ResourceError."""
-    beside = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)  # the files it tells of may all lie on other hosts
-        with beside.open("wb") as file:
-            file.write(sealed(msgspec.json.decode(msgspec.json.encode(record))))
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}") from error
+    """Write a record into a folder, which is made: the files it tells of may all lie on other hosts.
+
+    Raises ResourceError.
+    """
+    write_whole(path, sealed(msgspec.json.decode(msgspec.json.encode(record))))
 
 
 def read_record(path: Path, kind: type[Record], missing: str) -> Record:
@@ -58,12 +51,3 @@ def sealed(content: Mapping[str, Any]) -> bytes:
 
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is on disk when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -26,6 +26,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from flps.disk import beside, cannot_write, put_in_place, write_whole
 from flps.errors import DataError, ResourceError
 
 Parts = dict[str, NDArray[Any]]
@@ -47,16 +48,7 @@ def write_tables(path: Path, tables: Mapping[str, Parts]) -> str:
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> str:
     """Write named tensors into one file; returns its sha256. Raises ResourceError."""
     content = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in tensors.items()})
-    beside = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+    write_whole(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -86,7 +78,6 @@ class TensorWriter:
         file's sha256 when it is on the disk, or with what went wrong.
         """
         self._path = path
-        self._beside = path.with_name(path.name + ".partial")
         self._header, self._places = _header(layout)
         self._done = done
         self._waiting: queue.Queue[tuple[str, int, NDArray[Any]] | None] = queue.Queue()
@@ -122,19 +113,19 @@ class TensorWriter:
         try:
             outcome: str | ResourceError = self._write()
         except OSError as error:
-            outcome = _cannot_write(self._path, error)
+            outcome = cannot_write(self._path, error)
         except DataError as error:  # what was just written cannot be read
             outcome = ResourceError(str(error))
         self._is_over = True
         if isinstance(outcome, ResourceError) or self._is_given_up:
             with contextlib.suppress(OSError):
-                self._beside.unlink(missing_ok=True)
+                beside(self._path).unlink(missing_ok=True)
         if not self._is_given_up:
             self._done(outcome)
 
     def _write(self) -> str:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._beside.open("w+b", buffering=0) as file:
+        with beside(self._path).open("w+b", buffering=0) as file:
             _write_at(file.fileno(), 0, self._header)
             while (piece := self._waiting.get()) is not None and not self._is_given_up:
                 tensor, line, lines = piece
@@ -143,8 +134,8 @@ class TensorWriter:
             if self._is_given_up:
                 return ""
             os.fsync(file.fileno())
-            digest = sha256_of(self._beside)
-        self._beside.replace(self._path)
+            digest = sha256_of(beside(self._path))
+        put_in_place(self._path)
         return digest
 
 
@@ -228,10 +219,6 @@ def _not_what_was_saved(path: Path) -> DataError:
     return DataError(
         f"{path} is not what was saved: its sha256 differs from the one in its manifest; take another copy of it"
     )
-
-
-def _cannot_write(path: Path, error: OSError) -> ResourceError:
-    return ResourceError(f"cannot write {path}: {error.strerror}; is there room, and may this user write?")
 
 
 def _header(layout: Mapping[str, tuple[str, Shape]]) -> tuple[bytes, dict[str, tuple[int, int]]]:

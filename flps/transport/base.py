@@ -20,9 +20,10 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from flps.disk import write_whole
 from flps.errors import ResourceError
 from flps.ledger import Account, Ledger
-from flps.transport.journal import Journal, sync_folder
+from flps.transport.journal import Journal
 
 log = logging.getLogger(__name__)
 _FILE = re.compile(r"(?:base|tables)-(\d{8})\.(?:msgpack|safetensors)(?:\.partial)?")
@@ -169,15 +170,7 @@ class Bases:
             if tables != folder / name:  # part of a checkpoint, which has its own time to go
                 _second_name(tables, folder / name)
             base = msgspec.structs.replace(base, tables=name, sha256=sha256)
-        path = folder / f"base-{base.segment:08}.msgpack"
-        beside = path.with_suffix(".partial")
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.msgpack.encode(base))
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        sync_folder(folder)
+        write_whole(folder / f"base-{base.segment:08}.msgpack", msgspec.msgpack.encode(base), 0o600)
 
     def _drop_before(self, segment: int) -> None:
         self._journal.drop_before(segment)

@@ -31,6 +31,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from flps.disk import sync_folder
 from flps.errors import ResourceError
 
 Durability = Literal["log", "log+fsync"]
@@ -281,12 +282,3 @@ def _write_rest(descriptor: int, pieces: Sequence[Any], written: int) -> None:
         written -= min(written, len(piece))
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-
-
-def sync_folder(folder: Path) -> None:
-    """Names that were given in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

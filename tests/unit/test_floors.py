@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
-    1: ("packing", "errors", "routing", "membership", "metrics", "ledger", "scripts", "faults"),
+    1: ("packing", "disk", "errors", "routing", "membership", "metrics", "ledger", "scripts", "faults"),
     2: ("table", "data", "parallel", "privacy", "config", "message"),
     3: ("transport", "checkpoint"),
     4: ("server", "coordinator", "split", "remote"),
