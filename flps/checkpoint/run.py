@@ -43,31 +43,37 @@ _FREE = (
 )  # keys of the runner that may change when a run goes on
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """What one role wrote."""
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What every record of a checkpoint says; `opening` writes it."""
 
     format: int
-    checkpoint: str  # identity, the same in all parts
+    checkpoint: str  # identity, the same in all records
     epoch: int
     step: int
+
+
+class Part(_Record, frozen=True, kw_only=True):
+    """What one role wrote."""
+
     file: str
     sha256: str
     tables: tuple[TableSpec, ...]  # as this role holds them
     state: msgspec.Raw  # what else the role remembers; its own type reads it
 
 
-class Complete(msgspec.Struct, frozen=True, kw_only=True):
+class Complete(_Record, frozen=True, kw_only=True):
     """The manifest: what a checkpoint consists of, and what a run must be like to go on from it."""
 
-    format: int
-    checkpoint: str
     run: str
-    epoch: int
-    step: int
     workers: int  # of the job
     servers: int
     files: dict[str, str]  # name -> sha256
     settings: dict[str, Any]  # by dotted key: what may not change
+
+
+def opening(cut: Cut) -> dict[str, Any]:
+    """What every record of this checkpoint begins with."""
+    return {"format": FORMAT, "checkpoint": cut.checkpoint, "epoch": cut.epoch, "step": cut.step}
 
 
 def part_name(kind: str, rank: int, count: int) -> str:
@@ -137,10 +143,7 @@ class OwnParts:
 
     def _finish(self, cut: Cut, sha256: str, tables: Sequence[TableSpec], state: msgspec.Struct) -> None:
         part = Part(
-            format=FORMAT,
-            checkpoint=cut.checkpoint,
-            epoch=cut.epoch,
-            step=cut.step,
+            **opening(cut),
             file=self._file,
             sha256=sha256,
             tables=tuple(tables),

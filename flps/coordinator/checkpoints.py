@@ -15,11 +15,11 @@ from pathlib import Path
 
 from flps.checkpoint.record import MANIFEST
 from flps.checkpoint.run import (
-    FORMAT,
     Complete,
     complete,
     completed,
     folder_name,
+    opening,
     read_complete,
     remove,
     settings_of,
@@ -113,11 +113,8 @@ class Checkpoints:
         cut, job = self._pending, self._job
         assert cut is not None
         manifest = Complete(
-            format=FORMAT,
-            checkpoint=cut.checkpoint,
+            **opening(cut),
             run=job.run_id,
-            epoch=cut.epoch,
-            step=cut.step,
             workers=job.workers,
             servers=len(job.servers),
             files=dict(sorted(self._files.items())),
