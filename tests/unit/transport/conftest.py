@@ -35,16 +35,44 @@ class Stop(Exception):
     """Ends the loop of a listener."""
 
 
-class Notebook:
-    """A service that writes down what it carries out. `Save` is refused, `Arrive` waits for an `Arrive` of another."""
+class Idle:
+    """A service that has nothing to record, nobody to lose and nothing to do when time passes."""
 
-    def __init__(self) -> None:
-        self.finished = False
-        self.carried_out: list[tuple[Member, Body]] = []
-        self._waiting: list[Ticket] = []
+    finished = False
 
     def handles(self, body: Body) -> bool:
         return not isinstance(body, Saved)
+
+    def records(self, request: Any) -> bool:
+        return False
+
+    def losses(self, now: float) -> list[Any]:
+        return []
+
+    def lose(self, loss: Any, now: float) -> list[Any]:
+        raise NotImplementedError
+
+    def tick(self, now: float) -> list[tuple[Ticket, Body]]:
+        return []
+
+
+class Answering(Idle):
+    """A service that says what a function says; nothing, where it gives None."""
+
+    def __init__(self, answer: Callable[[Body], Body | None]) -> None:
+        self._answer = answer
+
+    def handle(self, request: Request, now: float) -> list[tuple[Ticket, Body]]:
+        said = self._answer(request.body)
+        return [] if said is None else [(request.ticket, said)]
+
+
+class Notebook(Idle):
+    """A service that writes down what it carries out. `Save` is refused, `Arrive` waits for an `Arrive` of another."""
+
+    def __init__(self) -> None:
+        self.carried_out: list[tuple[Member, Body]] = []
+        self._waiting: list[Ticket] = []
 
     def handle(self, request: Request, now: float) -> list[tuple[Ticket, Body]]:
         ticket, body = request.ticket, request.body
@@ -60,18 +88,6 @@ class Notebook:
                 return [(one, Release(Report(), ())) for one in waiting]
             case _:
                 return [(ticket, Done())]
-
-    def records(self, request: Any) -> bool:
-        return False
-
-    def losses(self, now: float) -> list[Any]:
-        return []
-
-    def lose(self, loss: Any, now: float) -> list[Any]:
-        raise NotImplementedError
-
-    def tick(self, now: float) -> list[tuple[Ticket, Body]]:
-        return []
 
 
 class Wire:
@@ -103,10 +119,11 @@ class Wire:
         self._is_over = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def listen(self, service: Any = None, member: Member = SERVER) -> Wire:
-        """Serve in a thread from now on."""
+    def listen(self, answer: Callable[[Body], Body | None] | None = None, member: Member = SERVER) -> Wire:
+        """Serve in a thread from now on; without `answer` it is the notebook that does."""
+        service = self.notebook if answer is None else Answering(answer)
         self.listener = Listener(Carrier(self.job, member), self.endpoint)
-        self._thread = threading.Thread(target=self._serve, args=(self.listener, service or self.notebook))
+        self._thread = threading.Thread(target=self._serve, args=(self.listener, service))
         self._thread.start()
         return self
 
@@ -162,7 +179,7 @@ class Wire:
         if self._thread is not None:
             self._thread.join()
 
-    def _serve(self, listener: Listener, service: Any) -> None:
+    def _serve(self, listener: Listener, service: Notebook | Answering) -> None:
         try:
             serve(listener, [service], self._look_for_the_end)
         except Stop:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,35 +23,18 @@ class Scripted:
     """A coordinator that says what a test wants; `None` in place of a pulse: it is silent."""
 
     def __init__(self) -> None:
-        self.finished = False
         self.welcome = True
         self.pulse: Pulse | None = Pulse((), "")
         self.heard: list[Body] = []
-        self.beaten = threading.Event()
 
-    def handles(self, body: Body) -> bool:
-        return isinstance(body, Hello | Beat)
-
-    def handle(self, request: Any, now: float) -> list[tuple[Any, Body]]:
-        self.heard.append(request.body)
-        if isinstance(request.body, Hello):
+    def answer(self, body: Body) -> Body | None:
+        self.heard.append(body)
+        if isinstance(body, Hello):
             if not self.welcome:
                 raise Refused("worker:1 is lost in this run")
-            return [(request.ticket, Done())]
-        self.beaten.set()
-        return [] if self.pulse is None else [(request.ticket, self.pulse)]
-
-    def records(self, request: Any) -> bool:
-        return False
-
-    def losses(self, now: float) -> list[Any]:
-        return []
-
-    def lose(self, loss: Any, now: float) -> list[Any]:
-        raise NotImplementedError
-
-    def tick(self, now: float) -> list[tuple[Any, Body]]:
-        return []
+            return Done()
+        assert isinstance(body, Beat)
+        return self.pulse
 
 
 @contextmanager
@@ -90,7 +72,7 @@ def scripted() -> Scripted:
 
 
 def test_joins_beats_and_stops(scripted: Scripted, make_wire: Any) -> None:
-    wire = make_wire().listen(scripted, COORDINATOR)
+    wire = make_wire().listen(scripted.answer, COORDINATOR)
     with heartbeat(wire) as beating:
         beating.wait_joined()
         until(lambda: scripted.heard.count(Beat()) >= 3)
@@ -109,7 +91,7 @@ def test_stopping_before_anybody_answers_is_quick(make_wire: Any) -> None:
 
 
 def test_news_of_losses(scripted: Scripted, make_wire: Any) -> None:
-    wire = make_wire().listen(scripted, COORDINATOR)
+    wire = make_wire().listen(scripted.answer, COORDINATOR)
     with heartbeat(wire) as beating:
         beating.wait_joined()
         scripted.pulse = Pulse(("worker:0", "server:12"), "")
@@ -119,7 +101,7 @@ def test_news_of_losses(scripted: Scripted, make_wire: Any) -> None:
 
 
 def test_told_to_stop(scripted: Scripted, make_wire: Any) -> None:
-    wire = make_wire().listen(scripted, COORDINATOR)
+    wire = make_wire().listen(scripted.answer, COORDINATOR)
     with heartbeat(wire) as beating:
         beating.wait_joined()
         scripted.pulse = Pulse(("server:0",), "server:0 is lost (silent); its share of the tables is gone")
@@ -129,7 +111,7 @@ def test_told_to_stop(scripted: Scripted, make_wire: Any) -> None:
 
 def test_not_wanted(scripted: Scripted, make_wire: Any) -> None:
     scripted.welcome = False
-    wire = make_wire().listen(scripted, COORDINATOR)
+    wire = make_wire().listen(scripted.answer, COORDINATOR)
     with (
         heartbeat(wire) as beating,
         pytest.raises(RoleFailed, match="coordinator:0 refused worker:1: worker:1 is lost"),
@@ -153,7 +135,7 @@ def test_a_thread_that_has_ended_is_not_waited_for(make_wire: Any) -> None:
 
 
 def test_silent_coordinator(scripted: Scripted, make_wire: Any) -> None:
-    wire = make_wire(lease_s=0.4).listen(scripted, COORDINATOR)
+    wire = make_wire(lease_s=0.4).listen(scripted.answer, COORDINATOR)
     with heartbeat(wire) as beating:
         beating.wait_joined()
         scripted.pulse = None
@@ -162,7 +144,7 @@ def test_silent_coordinator(scripted: Scripted, make_wire: Any) -> None:
 
 def test_a_coordinator_that_talks_nonsense(scripted: Scripted, make_wire: Any) -> None:
     scripted.pulse = Pulse(("nobody",), "")
-    wire = make_wire().listen(scripted, COORDINATOR)
+    wire = make_wire().listen(scripted.answer, COORDINATOR)
     with heartbeat(wire) as beating:
         ends_with(beating, ProtocolError, "names lost members .*expected role:rank")
 

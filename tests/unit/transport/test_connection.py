@@ -245,27 +245,6 @@ def test_a_question_that_peers_would_not_take_is_not_sent(wire: Wire) -> None:
 
 
 def test_an_answer_that_would_be_too_large_is_refused(make_wire: MakeWire) -> None:
-    class Generous:
-        finished = False
-
-        def handles(self, body: Any) -> bool:
-            return True
-
-        def handle(self, request: Any, now: float) -> Any:
-            return [(request.ticket, Rows((np.zeros(2**18),)))]
-
-        def records(self, request: Any) -> bool:
-            return False
-
-        def losses(self, now: float) -> list[Any]:
-            return []
-
-        def lose(self, loss: Any, now: float) -> list[Any]:
-            raise NotImplementedError
-
-        def tick(self, now: float) -> Any:
-            return []
-
-    wire = make_wire().listen(Generous())
+    wire = make_wire().listen(lambda _: Rows((np.zeros(2**18),)))
     with pytest.raises(Refused, match=r"is over network\.frame_bytes_max"):
         wire.dial().ask(wire.look(1))
