@@ -93,12 +93,12 @@ def federated(row: Row, shards: Path, epochs: int | None) -> dict[str, Any]:
     }
 
 
-def centralised(data: Path, epochs: int, batch_size: int, learning_rate: float) -> dict[str, Any]:
+def centralised(folder: Path, epochs: int, batch_size: int, learning_rate: float) -> dict[str, Any]:
     """The same model in one process with torch alone (benchmarks/plain.py)."""
     import plain  # beside this file
 
     began = time.monotonic()
-    trained = plain.train_centralised(plain.read_movielens(data), "NCF_NeuMF", epochs, batch_size, learning_rate)
+    trained = plain.train_centralised(plain.read_movielens(folder), "NCF_NeuMF", epochs, batch_size, learning_rate)
     evaluations = [{"epoch": epoch, **evaluation.fields()} for epoch, _, evaluation in trained]
     settings = {"batch_size": batch_size, "learning_rate": learning_rate, "epochs": epochs}
     return {"seconds": time.monotonic() - began, "evaluations": evaluations, "settings": settings}

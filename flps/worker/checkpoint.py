@@ -65,15 +65,15 @@ class Memory:
         self.last_cut = ""
 
     def write(
-        self, cut: Cut, standing: Standing, homes: Iterable[Home], specs: Sequence[TableSpec], data: tuple[int, int]
+        self, cut: Cut, standing: Standing, homes: Iterable[Home], specs: Sequence[TableSpec], samples: tuple[int, int]
     ) -> None:
-        """Begin to write what the homes remember now; `advance` goes on with it. `data`: samples and users here."""
+        """Begin to write what the homes remember now; `advance` goes on with it. `samples`: of an epoch, and users."""
         self.finish()
         self.last_cut = cut.checkpoint
         totals = standing.totals
         totals.settle()
         state = WorkerState(
-            standing.epoch, standing.step, standing.is_trained, totals.samples, totals.loss, totals.reported, *data
+            standing.epoch, standing.step, standing.is_trained, totals.samples, totals.loss, totals.reported, *samples
         )
         content = Content(
             {}, {_COUNTS: {"auc": np.array(totals.auc.counts)}, _TORCH: {"rng": torch.get_rng_state().numpy().copy()}}
@@ -92,7 +92,7 @@ class Memory:
         if self._snapshot is not None:
             self._snapshot.finish()
 
-    def take_up(self, homes: Iterable[Home], specs: Sequence[TableSpec], data: tuple[int, int]) -> Standing | None:
+    def take_up(self, homes: Iterable[Home], specs: Sequence[TableSpec], samples: tuple[int, int]) -> Standing | None:
         """Fill the homes from the checkpoint that the job goes on from; where the worker stood then.
 
         None when it had been lost by then: it has no part in it. Raises DataError.
@@ -104,10 +104,10 @@ class Memory:
         path = folder / self._file
         _expect_tables(path, part.tables, specs)
         state: WorkerState = state_of(folder, part, WorkerState)
-        if (state.epoch_samples, state.users) != data:
+        if (state.epoch_samples, state.users) != samples:
             raise DataError(
                 f"{path} was written by a client with {state.epoch_samples} samples of {state.users} users an epoch, "
-                f"here are {data[0]} of {data[1]}: go on with the same runner.train_data_dir"
+                f"here are {samples[0]} of {samples[1]}: go on with the same runner.train_data_dir"
             )
         file = TensorFile(path, part.sha256)
         for home in homes:
