@@ -30,8 +30,10 @@ class Feedback:
         }
 
     def added_to(self, push: Push) -> Push:
-        """The push with what was kept back of earlier ones."""
-        table = self._tables[push.table]
+        """The push with what was kept back of earlier ones; of another table, as it is."""
+        table = self._tables.get(push.table)
+        if table is None:
+            return push
         if isinstance(table, DenseTable):
             return msgspec.structs.replace(push, values=push.values + table.values)
         assert push.keys is not None

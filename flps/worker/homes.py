@@ -210,7 +210,6 @@ class StepHome:
         packed: bool = False,
     ) -> None:
         """`numbers`: table name -> the number that the servers know it by; `packed`: gradients travel rounded."""
-        self._packed = packed
         self._feedback = Feedback({numbers[p.spec.name]: p.spec for p in parameters} if packed else {})
         self.lookahead = lookahead
         self._parameters = parameters
@@ -238,9 +237,7 @@ class StepHome:
         wanted = upcoming[self.lookahead] if len(upcoming) > self.lookahead else None
         pulls, lookups = self._questions(wanted) if wanted is not None else ([], [])
         final = not upcoming
-        pushes = self._pushes()
-        if self._packed:
-            pushes = [self._feedback.added_to(push) for push in pushes]
+        pushes = [self._feedback.added_to(push) for push in self._pushes()]
         pending = self._servers.update(step.epoch, step.number, step.samples, final, pushes, pulls)
         for push, arriving in zip(pushes, pending.arriving or [], strict=pending.arriving is not None):
             self._feedback.keep(push, arriving)

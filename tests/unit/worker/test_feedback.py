@@ -61,6 +61,13 @@ def test_a_push_that_is_no_number_is_not_kept_back() -> None:
     assert not feedback.added_to(zero).values.any()
 
 
+def test_pushes_of_other_tables_stay_as_they_are() -> None:
+    first, other = pushes(0)
+    feedback = Feedback({0: SPARSE})
+    assert feedback.added_to(other) is other
+    assert np.array_equal(feedback.added_to(first).values, first.values)
+
+
 def test_it_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     feedback, later = Feedback({0: SPARSE, 1: DENSE}), Feedback({0: SPARSE, 1: DENSE})
     for step in range(5):
