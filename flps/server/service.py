@@ -20,13 +20,13 @@ from flps.message import (
     Detach,
     Done,
     Look,
-    Pull,
     Rows,
     Save,
     Saved,
     Settle,
     Shrink,
     Start,
+    Tensor,
     Update,
     Window,
 )
@@ -142,7 +142,7 @@ class TableService:
                 return [(ticket, Done())]
             case Look():
                 before = self._store.rows
-                rows = self._rows(body.pulls)
+                rows = self._rows(self._store.pull(body.pulls))
                 self._made_rows = self._store.rows > before
                 return [(ticket, rows)]
             case Update():
@@ -219,7 +219,7 @@ class TableService:
         if not self._waits_for_cohort:
             for push in update.pushes:
                 self._store.apply(push)
-            return [(ticket, self._rows(update.pulls))]
+            return [(ticket, self._rows(self._store.read(update.pulls)))]
         self._cohort.offer(ticket, update)
         return self._complete()
 
@@ -229,10 +229,13 @@ class TableService:
             return []
         self._store.apply_mean([(update.samples, update.pushes) for _, update in steps])
         total = sum(update.samples for _, update in steps)
-        return [(ticket, self._rows(update.pulls, update.samples / max(total, 1))) for ticket, update in steps]
+        return [
+            (ticket, self._rows(self._store.read(update.pulls), update.samples / max(total, 1)))
+            for ticket, update in steps
+        ]
 
-    def _rows(self, pulls: Sequence[Pull], share: float = 1.0) -> Rows:
-        return Rows(tuple(pack(rows, self._row_type) for rows in self._store.pull(pulls)), share)
+    def _rows(self, values: Sequence[Tensor], share: float = 1.0) -> Rows:
+        return Rows(tuple(pack(rows, self._row_type) for rows in values), share)
 
     def _forget(self, rank: int) -> None:
         self._present.discard(rank)

@@ -1,7 +1,7 @@
 """The tables of one server; the one place where a push is accepted and applied.
 
 Law 1: everything in a message is checked before anything of it is applied; a refused message changes nothing.
-Law 2: inside, after `accept`, values are trusted.
+Law 2: inside, after `accept` and `check`, pushes and questions are trusted.
 """
 
 from __future__ import annotations
@@ -171,7 +171,11 @@ class Store:
     def pull(self, pulls: Sequence[Pull]) -> tuple[Tensor, ...]:
         """The rows asked for. Raises Refused for keys that do not fit."""
         self.check(pulls)
-        return tuple(self._read(pull) for pull in pulls)
+        return self.read(pulls)
+
+    def read(self, pulls: Sequence[Pull]) -> tuple[Tensor, ...]:
+        """The rows of questions that `check` has let pass, at that moment or before."""
+        return tuple(self._rows_of(pull) for pull in pulls)
 
     def save(self, folder: Path, epoch: int = 0, mode: Mode = "all") -> dict[str, str]:
         """Write the model after `epoch` epochs into `folder`; returns file name -> sha256.
@@ -274,7 +278,7 @@ class Store:
             warm_up(tables, folder, self.rank, self.servers)
         return tables
 
-    def _read(self, pull: Pull) -> Tensor:
+    def _rows_of(self, pull: Pull) -> Tensor:
         table = self.tables[pull.table]
         if isinstance(table, DenseTable):
             return table.pull()
