@@ -17,7 +17,8 @@ import numpy as np
 
 from flps.checkpoint.run import Part
 from flps.errors import ConfigError, Refused, ResourceError
-from flps.message import Limits, Pull, Push, Tensor
+from flps.frames import Limits
+from flps.message import Pull, Push, Tensor
 from flps.routing import shard_of
 from flps.server.warm import fill, make_tables, take_up, warm_up
 from flps.table import CountedTable, DenseTable, SparseTable, TableSpec

@@ -16,8 +16,9 @@ from typing import Any
 import zmq
 
 from flps.errors import PeerLost, ProtocolError, Refused
+from flps.frames import decode, encode
 from flps.membership import Member
-from flps.message import VERSION, Body, Envelope, Refusal, decode, encode
+from flps.message import VERSION, Body, Envelope, Refusal
 from flps.transport.sockets import Carrier
 
 _SLICE_S = 0.2  # how often a wait looks at the alarm, and at what must be sent again

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from flps.errors import ConfigError, ProtocolError, Refused
+from flps.frames import decode, encode
 from flps.ledger import Ledger
 from flps.membership import Loss, Member
-from flps.message import REASON_MAX, VERSION, Body, Envelope, Refusal, decode, encode
+from flps.message import REASON_MAX, VERSION, Body, Envelope, Refusal
 from flps.transport.border import Border
 from flps.transport.calm import Calm
 from flps.transport.journal import Journal

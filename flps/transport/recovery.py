@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from flps.errors import FlpsError, ProtocolError, ResourceError
+from flps.frames import Limits, decode
 from flps.membership import Loss, Member
-from flps.message import Limits, decode
 from flps.transport.journal import Record
 from flps.transport.listener import LOSS, REQUEST, Listener, Request, Service, Ticket, answer_all, carry_out
 

@@ -17,8 +17,9 @@ import zmq
 
 from flps.config.job import Job
 from flps.errors import ResourceError
+from flps.frames import Limits
 from flps.membership import Member
-from flps.message import Body, Limits
+from flps.message import Body
 from flps.transport.access import Access
 from flps.transport.faulty import BadSocket, Mishaps
 from flps.transport.gate import DOMAIN, Gate, raise_file_limit

@@ -28,6 +28,7 @@ from flps import message as m
 from flps.config.job import Job
 from flps.config.types import Config, Network, Runner
 from flps.coordinator.service import MembershipService
+from flps.frames import Limits, encode
 from flps.membership import Member
 from flps.metrics import EventLog
 from flps.server.service import TableService
@@ -42,7 +43,7 @@ GOOD_LIFE = 2**52  # a life that nobody else comes upon by chance
 ROWS = TableSpec(name="rows", kind="sparse", dim=3, rule=Adam(), bound=500)
 TENSOR = TableSpec(name="tensor", kind="dense", dim=5, rule=Sgd())
 NETWORK = Network(frame_bytes_max=1 << 20, message_bytes_max=4 << 20, lease_s=1e6, start_timeout_s=1e6, keys_max=4096)
-LIMITS = m.Limits(NETWORK.frames_max, NETWORK.frame_bytes_max, NETWORK.message_bytes_max)
+LIMITS = Limits(NETWORK.frames_max, NETWORK.frame_bytes_max, NETWORK.message_bytes_max)
 ODD = [0, 1, -1, 2, 7, 127, 128, 255, 2**31, 2**32, 2**53 - 1, 2**63 - 1, 2**63, 2**64 - 1, -(2**63), 1e308,
        float("nan"), None, True, "", "x", "worker:1", "\0", "declare", b"\xff", [], [[]], {}, {"a": 1}]  # fmt: skip
 
@@ -76,7 +77,7 @@ def corpus(run: str) -> list[list[bytes]]:
 def frames_of(envelope: m.Envelope) -> list[bytes]:
     """A message as bytes."""
     return [np.ascontiguousarray(frame).tobytes() if isinstance(frame, np.ndarray) else bytes(frame)
-            for frame in m.encode(envelope)]  # fmt: skip
+            for frame in encode(envelope)]  # fmt: skip
 
 
 class Mutator:

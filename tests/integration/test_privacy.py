@@ -13,7 +13,8 @@ import pytest
 import safetensors.numpy
 
 from flps.errors import PrivacyError
-from flps.message import Envelope, Look, Pull, Push, Update, encode
+from flps.frames import encode
+from flps.message import Envelope, Look, Pull, Push, Update
 from flps.privacy import conceal
 from flps.remote import Servers
 from flps.table import Initializer

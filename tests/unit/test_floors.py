@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
     1: ("packing", "disk", "errors", "routing", "membership", "metrics", "ledger", "scripts", "faults"),
-    2: ("table", "data", "parallel", "privacy", "config", "message"),
+    2: ("table", "data", "parallel", "privacy", "config", "message", "frames"),
     3: ("transport", "checkpoint"),
     4: ("server", "coordinator", "split", "remote"),
     5: ("nn",),
@@ -76,7 +76,7 @@ def complaint(module: str, name: str) -> str | None:
         return "a model knows torch and flps.nn only"
     if top != "flps" or not there or here == there:
         return None
-    if here == "table" and there == "message":
+    if here == "table" and there in ("message", "frames"):
         return "a table does not know what a message is"
     if {here, there} <= ROLES:
         return "a role does not import another role"
@@ -133,6 +133,7 @@ def test_the_house_keeps_its_rules() -> None:
     ("module", "source", "why"),
     [
         ("flps.table.sparse", "from flps.message import Push", "does not know what a message is"),
+        ("flps.table.sparse", "from flps.frames import encode", "does not know what a message is"),
         ("flps.config.load", "import flps.transport.socket", "floor 2 does not import from floor 3"),
         ("flps.metrics", "def f():\n    from flps.config import load", "floor 1 does not import from floor 2"),
         ("flps.worker.loop", "from flps.coordinator import Coordinator", "does not import another role"),

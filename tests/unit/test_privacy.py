@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from flps.errors import PrivacyError
-from flps.message import VERSION, Envelope, Push, Start, encode
+from flps.frames import encode
+from flps.message import VERSION, Envelope, Push, Start
 from flps.packing import RowType, pack
 from flps.privacy import PrivateArray, conceal, owner_of, reveal
 

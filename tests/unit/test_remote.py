@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from flps.config.types import Config, Runner
 from flps.errors import FlpsError, PeerLost, Refused
+from flps.frames import Limits, decode, encode
 from flps.membership import Member
-from flps.message import VERSION, Body, Detach, Envelope, Limits, Pull, Push, Refusal, decode, encode
+from flps.message import VERSION, Body, Detach, Envelope, Pull, Push, Refusal
 from flps.remote import Servers
 from flps.server.service import TableService
 from flps.server.store import Store

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from flps.errors import PrivacyError
-from flps.message import VERSION, Envelope, Push, Rows, Start, encode
+from flps.frames import encode
+from flps.message import VERSION, Envelope, Push, Rows, Start
 from flps.nn import Embedding, PrivateTable, apply_gradients
 from flps.privacy import PrivateArray, owner_of, reveal
 from flps.table import Adam, SparseTable, TableSpec

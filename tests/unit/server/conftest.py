@@ -17,8 +17,9 @@ import pytest
 
 from flps.config.job import Job
 from flps.config.types import Config, Runner
+from flps.frames import Limits, decode, encode
 from flps.membership import Member
-from flps.message import VERSION, Body, Envelope, Limits, Refusal, decode, encode
+from flps.message import VERSION, Body, Envelope, Refusal
 from flps.server.service import TableService
 from flps.server.store import Store
 from flps.transport.base import Bases

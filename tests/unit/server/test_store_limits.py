@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from flps.errors import Refused
-from flps.message import Limits, Pull
+from flps.frames import Limits
+from flps.message import Pull
 from flps.server.store import Store
 from flps.table import TableSpec
 from flps.table.rules import Sgd

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from flps.errors import Refused
-from flps.message import Changes, Limits, Pull, Push, Window
+from flps.frames import Limits
+from flps.message import Changes, Pull, Push, Window
 from flps.server.store import Store
 from flps.server.windows import Windows
 from flps.table import Initializer, Sum, TableSpec

@@ -20,8 +20,9 @@ import pytest
 import zmq
 
 from flps.errors import FlpsError, PeerLost
+from flps.frames import encode
 from flps.membership import Member
-from flps.message import VERSION, Beat, Envelope, Look, encode
+from flps.message import VERSION, Beat, Envelope, Look
 from flps.transport.gate import Gate, _bytes_of, _peer
 
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)

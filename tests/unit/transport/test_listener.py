@@ -10,8 +10,9 @@ import msgspec
 import pytest
 import zmq
 
+from flps.frames import decode, encode
 from flps.membership import Member
-from flps.message import VERSION, Envelope, Look, Refusal, decode, encode
+from flps.message import VERSION, Envelope, Look, Refusal
 
 Wire = Any  # see conftest.py
 

@@ -10,8 +10,9 @@ import pytest
 import zmq
 
 from flps.errors import ConfigError, PeerLost, ResourceError
+from flps.frames import decode
 from flps.membership import Member
-from flps.message import Done, Hello, Refusal, decode
+from flps.message import Done, Hello, Refusal
 from flps.transport.access import allow, revoke
 from flps.transport.gate import RELOAD_S
 from flps.transport.security import ROLES, fingerprint, make_keys, public_key, secret_key, write_exclusively

@@ -17,9 +17,10 @@ from hypothesis.extra import numpy as arrays
 
 from flps import message as m
 from flps.errors import ConfigError, PrivacyError, ProtocolError
+from flps.frames import HEADER_BYTES_MAX, Limits, decode, encode
 from flps.privacy import conceal, reveal
 
-LIMITS = m.Limits(frames=64, frame_bytes=1 << 16)
+LIMITS = Limits(frames=64, frame_bytes=1 << 16)
 KINDS = ["<f4", "<f8", "<u8", "<i8", "|u1"]
 COUNT = st.integers(0, 2**53)
 NAME = st.text(max_size=20)
@@ -65,7 +66,7 @@ ENVELOPE = st.one_of(*BODIES.values()).flatmap(
 
 
 def wire(envelope: m.Envelope) -> list[bytes]:
-    return [bytes(memoryview(frame).cast("B")) if memoryview(frame).nbytes else b"" for frame in m.encode(envelope)]
+    return [bytes(memoryview(frame).cast("B")) if memoryview(frame).nbytes else b"" for frame in encode(envelope)]
 
 
 def of(body: Any) -> m.Envelope:
@@ -112,22 +113,22 @@ def test_every_body_is_tried() -> None:
 def test_round_trip(kind: type, chance: st.DataObject) -> None:
     envelope = of(chance.draw(BODIES[kind]))
     frames = wire(envelope)
-    assert same(m.decode(frames, LIMITS), envelope)
-    assert wire(m.decode(frames, LIMITS)) == frames
+    assert same(decode(frames, LIMITS), envelope)
+    assert wire(decode(frames, LIMITS)) == frames
 
 
 @pytest.mark.parametrize("dtype", [">f4", ">u8", "<i8", "=f8"])
 def test_tensors_are_little_endian_on_the_wire_and_any_layout_may_be_sent(dtype: str) -> None:
     value = np.arange(24).astype(dtype).reshape(4, 6)
     for array in (value, value.T, value[::2, ::3], value[:, :0], value[1]):
-        (came,) = m.decode(wire(of(m.Rows((array,)))), LIMITS).body.values  # type: ignore[union-attr]
+        (came,) = decode(wire(of(m.Rows((array,)))), LIMITS).body.values  # type: ignore[union-attr]
         assert np.array_equal(came, array)
         assert came.dtype == np.dtype(dtype).newbyteorder("<")
 
 
 def test_decoded_tensors_are_views_of_the_frames() -> None:
     frames = wire(SAMPLE)
-    push = m.decode(frames, LIMITS).body.pushes[0]  # type: ignore[union-attr]
+    push = decode(frames, LIMITS).body.pushes[0]  # type: ignore[union-attr]
     assert push.values.base is not None
     assert not push.values.flags.writeable
 
@@ -138,13 +139,13 @@ def test_decoded_tensors_are_views_of_the_frames() -> None:
 )  # fmt: skip
 def test_what_is_no_plain_tensor_is_not_written(value: Any) -> None:
     with pytest.raises(TypeError, match="cannot be sent"):
-        m.encode(of(m.Rows((value,))))
+        encode(of(m.Rows((value,))))
 
 
 @pytest.mark.parametrize("value", [object(), np.float32(1), {1, 2}.__iter__(), lambda: 0])
 def test_no_objects_are_written(value: Any) -> None:
     with pytest.raises(TypeError, match="cannot be sent"):
-        m.encode(of(m.Declare(({"a": value},))))
+        encode(of(m.Declare(({"a": value},))))
 
 
 # --- cut, stretched, mangled -----------------------------------------------------------------------------------------
@@ -156,11 +157,11 @@ def test_every_cut_is_refused(envelope: m.Envelope) -> None:
     frames = wire(envelope)
     for end in range(len(frames)):
         with pytest.raises(ProtocolError):
-            m.decode(frames[:end], LIMITS)
+            decode(frames[:end], LIMITS)
     for n, frame in enumerate(frames):
         for end in {*range(min(len(frame), 40)), len(frame) - 1} - {-1}:
             with pytest.raises(ProtocolError):
-                m.decode([*frames[:n], frame[:end], *frames[n + 1 :]], LIMITS)
+                decode([*frames[:n], frame[:end], *frames[n + 1 :]], LIMITS)
 
 
 @given(ENVELOPE, st.binary(min_size=1, max_size=9))
@@ -169,16 +170,16 @@ def test_every_stretch_is_refused(envelope: m.Envelope, more: bytes) -> None:
     frames = wire(envelope)
     for n, frame in enumerate(frames):
         with pytest.raises(ProtocolError):
-            m.decode([*frames[:n], frame + more, *frames[n + 1 :]], LIMITS)
+            decode([*frames[:n], frame + more, *frames[n + 1 :]], LIMITS)
         with pytest.raises(ProtocolError):
-            m.decode([*frames[: n + 1], more, *frames[n + 1 :]], LIMITS)
+            decode([*frames[: n + 1], more, *frames[n + 1 :]], LIMITS)
 
 
 def test_swapped_and_doubled_frames_are_refused() -> None:
     header, *tensors = wire(SAMPLE)
     for mixed in ([header, *tensors[::-1]], [header, *tensors, tensors[0]], [header, tensors[0], *tensors], [*tensors]):
         with pytest.raises(ProtocolError):
-            m.decode(mixed, LIMITS)
+            decode(mixed, LIMITS)
 
 
 @given(ENVELOPE, st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4))
@@ -191,7 +192,7 @@ def test_mutated_headers_are_refused_or_are_other_messages(
     for place, byte in changes:
         mangled[place % len(mangled)] = byte
     try:
-        came = m.decode([bytes(mangled), *tensors], LIMITS)
+        came = decode([bytes(mangled), *tensors], LIMITS)
     except ProtocolError:
         return
     assert isinstance(came, m.Envelope)
@@ -201,7 +202,7 @@ def test_mutated_headers_are_refused_or_are_other_messages(
 @settings(max_examples=200, deadline=None)
 def test_random_bytes_are_refused(frames: list[bytes]) -> None:
     with pytest.raises(ProtocolError):
-        m.decode(frames, LIMITS)
+        decode(frames, LIMITS)
 
 
 # --- what a peer says of its tensors ---------------------------------------------------------------------------------
@@ -223,14 +224,14 @@ def header_with(tensor: Any) -> bytes:
     ],
 )  # fmt: skip
 def test_wrong_descriptions_of_eight_bytes_are_refused(tensor: Any) -> None:
-    m.decode([header_with([1, "f4", [2]]), bytes(8)], LIMITS)
+    decode([header_with([1, "f4", [2]]), bytes(8)], LIMITS)
     with pytest.raises(ProtocolError):
-        m.decode([header_with(tensor), bytes(8)], LIMITS)
+        decode([header_with(tensor), bytes(8)], LIMITS)
 
 
 def test_empty_shapes_that_numpy_cannot_hold_are_refused() -> None:
     with pytest.raises(ProtocolError):
-        m.decode([header_with([1, "f8", [0, 2**47, 2**47]]), b""], LIMITS)
+        decode([header_with([1, "f8", [0, 2**47, 2**47]]), b""], LIMITS)
 
 
 LENGTHS = [b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdd\x00\x0f\xff\xff" + bytes(999)]  # fmt: skip  # noqa: E501
@@ -248,7 +249,7 @@ def test_lengths_that_lie_allocate_nothing(kind: str, field: str, length: bytes)
     tracemalloc.start()
     try:
         with pytest.raises(ProtocolError):
-            m.decode([header], LIMITS)
+            decode([header], LIMITS)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
@@ -258,7 +259,7 @@ def test_deep_nests_are_refused() -> None:
     pack = msgspec.msgpack.encode
     nest = b"\x82" + pack("type") + pack("declare") + pack("tables") + b"\x91\x81" + pack("a") + b"\x91" * 60_000
     with pytest.raises(ProtocolError):
-        m.decode([b"\x96" + pack([m.VERSION, "run", "w:0", 1, 1])[1:] + nest], LIMITS)
+        decode([b"\x96" + pack([m.VERSION, "run", "w:0", 1, 1])[1:] + nest], LIMITS)
 
 
 # --- limits and version ----------------------------------------------------------------------------------------------
@@ -266,46 +267,46 @@ def test_deep_nests_are_refused() -> None:
 
 def test_limits() -> None:
     frames = wire(of(m.Rows((np.zeros(3, np.float32),) * 3)))
-    m.decode(frames, m.Limits(frames=4, frame_bytes=len(frames[0])))
+    decode(frames, Limits(frames=4, frame_bytes=len(frames[0])))
     with pytest.raises(ProtocolError, match="a message has 1 to 3 frames, got 4"):
-        m.decode(frames, m.Limits(frames=3))
+        decode(frames, Limits(frames=3))
     with pytest.raises(ProtocolError, match="over the limits"):
-        m.decode(frames, m.Limits(frame_bytes=11))
+        decode(frames, Limits(frame_bytes=11))
     with pytest.raises(ProtocolError, match="got 0"):
-        m.decode([], LIMITS)
+        decode([], LIMITS)
     with pytest.raises(ProtocolError, match="over the limits"):
-        m.decode([bytes(m.HEADER_BYTES_MAX + 1)], m.Limits())
+        decode([bytes(HEADER_BYTES_MAX + 1)], Limits())
 
 
 @pytest.mark.parametrize("body", [m.Rows((np.zeros(9),)), m.Rows((np.zeros(1),) * 4), m.Refusal("x" * 99)])
 def test_what_peers_would_not_take_is_not_written(body: Any) -> None:
     with pytest.raises(ConfigError, match=r"over (network\.frame_bytes_max|the limits)"):
-        m.encode(of(body), m.Limits(frames=4, frame_bytes=64))
+        encode(of(body), Limits(frames=4, frame_bytes=64))
 
 
 @pytest.mark.parametrize("body", [m.Refusal("x" * 4097), m.Pulse(("x" * 257,), ""), m.Saved({"x" * 257: ""})])
 def test_long_names_are_refused(body: Any) -> None:
     with pytest.raises(ProtocolError):
-        m.decode(wire(of(body)), LIMITS)
+        decode(wire(of(body)), LIMITS)
 
 
 @pytest.mark.parametrize("number", [-1, 2**53 + 1])
 def test_counts_out_of_range_are_refused(number: int) -> None:
     with pytest.raises(ProtocolError):
-        m.decode(wire(of(m.Declared((number,)))), LIMITS)
+        decode(wire(of(m.Declared((number,)))), LIMITS)
 
 
 @pytest.mark.parametrize("version", [0, 2, 99])
 def test_another_version_is_refused_by_its_number(version: int) -> None:
     envelope = msgspec.structs.replace(SAMPLE, version=version)
     with pytest.raises(ProtocolError, match=f"this is protocol version 1, the peer speaks {version}"):
-        m.decode(wire(envelope), LIMITS)
+        decode(wire(envelope), LIMITS)
 
 
 def test_another_version_is_named_even_when_it_says_things_unheard_of() -> None:
     header = msgspec.msgpack.encode([2, "run", "worker:0", 1, 1, {"type": "teleport"}, "and more"])
     with pytest.raises(ProtocolError, match="this is protocol version 1, the peer speaks 2"):
-        m.decode([header], LIMITS)
+        decode([header], LIMITS)
 
 
 # --- privacy ---------------------------------------------------------------------------------------------------------
@@ -339,24 +340,25 @@ MADE: dict[str, Any] = {
 @pytest.mark.parametrize("made", MADE)
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_nothing_private_is_written_and_the_owner_is_named(holder: str, made: str) -> None:
-    m.encode(of(HOLDERS[holder](ROWS)))
+    encode(of(HOLDERS[holder](ROWS)))
     private = MADE[made](conceal(ROWS.copy(), "user_embedding"))
     with pytest.raises(PrivacyError, match="table 'user_embedding' is private: its rows may not leave this process"):
-        m.encode(of(HOLDERS[holder](private)))
+        encode(of(HOLDERS[holder](private)))
 
 
 AT_ONCE = """
 import sys, threading
 import flps.message as m
+from flps.frames import Limits, decode, encode
 sys.setswitchinterval(1e-6)
 envelope = m.Envelope(m.VERSION, "run", "worker:1", 1, 1, m.Look(()))
-frames, barrier, read = m.encode(envelope), threading.Barrier(4), []
+frames, barrier, read = encode(envelope), threading.Barrier(4), []
 
-def decode():
+def take():
     barrier.wait()
-    read.append(m.decode(frames, m.Limits()))
+    read.append(decode(frames, Limits()))
 
-threads = [threading.Thread(target=decode) for _ in range(4)]
+threads = [threading.Thread(target=take) for _ in range(4)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 assert read == [envelope] * 4
