@@ -80,76 +80,66 @@ class AdagradV2(msgspec.Struct, frozen=True, tag="adagrad_v2"):
         bounded(values, self.weight_bounds)
 
 
-class SparseAdagrad(msgspec.Struct, frozen=True, tag="sparse_adagrad"):
+class _ByFirstSquares(msgspec.Struct, frozen=True):
+    """G0 is `initial_g2sum`; G begins with 0, and a step is scaled by the G before it."""
+
+    scales_by_show: ClassVar[bool] = True
+    learning_rate: float = 0.05
+    initial_g2sum: float = 3.0
+    weight_bounds: Bounds | None = (-10.0, 10.0)
+
+    def __post_init__(self) -> None:
+        if not self.initial_g2sum > 0:
+            first = f"initial_g2sum {self.initial_g2sum:g}"
+            raise ValueError(f"{first}: the step is scaled by sqrt(G0 / (G0 + G)), so it must be above 0")
+        expect_bounds(self.weight_bounds)
+
+    def first_state(self) -> tuple[float, ...]:
+        return (0.0,)
+
+    def _rate(self, squares: Rows) -> Rows:
+        """lr sqrt(G0 / (G0 + G)) in the shape of G."""
+        real, first = squares.dtype.type, self.initial_g2sum
+        rate = squares + real(first)
+        np.divide(real(first * self.learning_rate * self.learning_rate), rate, out=rate)
+        return np.sqrt(rate, out=rate)
+
+
+class SparseAdagrad(_ByFirstSquares, frozen=True, tag="sparse_adagrad"):
     """One number a row: w -= lr g sqrt(G0 / (G0 + G)), weights within bounds; then G += mean(g**2). State: G (1).
 
-    Paddle's SparseAdaGradSGDRule. G0 is `initial_g2sum`; G begins with 0, and a step is scaled by the G before it.
+    Paddle's SparseAdaGradSGDRule.
     """
 
     name: ClassVar[str] = "sparse_adagrad"
     row_local: ClassVar[bool] = False
-    scales_by_show: ClassVar[bool] = True
-    learning_rate: float = 0.05
-    initial_g2sum: float = 3.0
-    weight_bounds: Bounds | None = (-10.0, 10.0)
-
-    def __post_init__(self) -> None:
-        _expect_first_squares(self.initial_g2sum)
-        expect_bounds(self.weight_bounds)
 
     def state_widths(self, dim: int) -> tuple[int, ...]:
         return (1,)
 
-    def first_state(self) -> tuple[float, ...]:
-        return (0.0,)
-
     def apply(self, values: Rows, state: State, pushed: Rows) -> None:
         (squares,) = state
-        values -= pushed * _rate(squares, self.initial_g2sum, self.learning_rate)
+        values -= pushed * self._rate(squares)
         bounded(values, self.weight_bounds)
         squares += row_mean_square(pushed)
 
 
-class StdAdagrad(msgspec.Struct, frozen=True, tag="std_adagrad"):
+class StdAdagrad(_ByFirstSquares, frozen=True, tag="std_adagrad"):
     """Per element: w -= lr g sqrt(G0 / (G0 + G)), weights within bounds; then G += g**2. State: G (D).
 
-    Paddle's StdAdaGradSGDRule. G0 is `initial_g2sum`; G begins with 0, and a step is scaled by the G before it.
+    Paddle's StdAdaGradSGDRule.
     """
 
     name: ClassVar[str] = "std_adagrad"
     row_local: ClassVar[bool] = True
-    scales_by_show: ClassVar[bool] = True
-    learning_rate: float = 0.05
-    initial_g2sum: float = 3.0
-    weight_bounds: Bounds | None = (-10.0, 10.0)
-
-    def __post_init__(self) -> None:
-        _expect_first_squares(self.initial_g2sum)
-        expect_bounds(self.weight_bounds)
 
     def state_widths(self, dim: int) -> tuple[int, ...]:
         return (dim,)
 
-    def first_state(self) -> tuple[float, ...]:
-        return (0.0,)
-
     def apply(self, values: Rows, state: State, pushed: Rows) -> None:
         (squares,) = state
-        step = _rate(squares, self.initial_g2sum, self.learning_rate)
+        step = self._rate(squares)
         step *= pushed
         values -= step
         bounded(values, self.weight_bounds)
         squares += np.multiply(pushed, pushed, out=step)
-
-
-def _rate(squares: Rows, first: float, learning_rate: float) -> Rows:
-    """lr sqrt(G0 / (G0 + G)) in the shape of G."""
-    real = squares.dtype.type
-    rate = squares + real(first)
-    np.divide(real(first * learning_rate * learning_rate), rate, out=rate)
-    return np.sqrt(rate, out=rate)
-
-
-def _expect_first_squares(first: float) -> None:
-    if not first > 0:
-        raise ValueError(f"initial_g2sum {first:g}: the step is scaled by sqrt(G0 / (G0 + G)), so it must be above 0")
