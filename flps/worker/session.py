@@ -33,6 +33,7 @@ from flps.worker.samples import Samples
 from flps.worker.saving import complete, manifest_of, save_private
 from flps.worker.story import Story
 from flps.worker.train import Rests, Totals, Trainer
+from flps.worker.turns import take_long_turns
 from flps.worker.windows import WindowHome
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,9 @@ class Session:
         torch.set_num_threads(runner.thread_num)
         self.device = _device(runner.use_gpu)
         self._heartbeat.start()
+        turn_s = take_long_turns(self.job.workers, self.config.network.lease_s)
+        if turn_s:
+            log.info("%d workers share the cores: each keeps one for up to %.0f ms", self.job.workers, turn_s * 1e3)
         self._heartbeat.wait_joined()
         samples = Samples.of(self.job)
         self.train_set = samples.train(self.rank)
