@@ -4,7 +4,8 @@
     StepHome     at the servers: each step sends gradients and fetches the rows of the next batch (sync, async)
     WindowHome   trained here, exchanged every `geo_step` steps as deltas (geo); see windows.py
 
-The training loop drives all homes alike: begin an epoch, take the gradients of each step, flush at its end.
+The training loop drives all homes alike: begin an epoch, send and receive at each step, flush at its end. Between
+`send` and `receive` of one home come those of the others: what one waits for is under way while others work.
 """
 
 from __future__ import annotations
@@ -47,8 +48,11 @@ class Home(Protocol):
     def begin(self, epoch: int, upcoming: Sequence[Upcoming]) -> None:
         """An epoch begins with these batches, at most 1 + lookahead of them."""
 
-    def take(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
+    def send(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
         """Gradients have been computed; the next batches are `upcoming`, at most 1 + lookahead of them."""
+
+    def receive(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
+        """Parameters are to be what the next batch wants; every home has sent."""
 
     def end(self, epoch: int) -> None:
         """No batch is left: send what has not been sent, wait for what is under way."""
@@ -80,6 +84,7 @@ class LocalHome:
         self.tables: dict[str, SparseTable | PrivateTable | DenseTable] = {}
         self._parameters = parameters
         self._share = share
+        self._gradients: list[Rows | tuple[Keys, Rows] | None] = []
         for parameter in parameters:
             spec = parameter.spec
             if isinstance(parameter, SparseParameter):
@@ -94,24 +99,28 @@ class LocalHome:
     def begin(self, epoch: int, upcoming: Sequence[Upcoming]) -> None:
         """Nothing to fetch."""
 
-    def take(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
+    def send(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
+        self._gradients = [parameter.gradient() for parameter in self._parameters]
+
+    def receive(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
         share = self._share()
-        for parameter in self._parameters:
-            table = self.tables[parameter.spec.name]
-            if isinstance(parameter, DenseParameter):
-                assert isinstance(table, DenseTable)
-                whole = _part(parameter.gradient(), share)
-                if self._accepts(table.spec.name, whole, share):
-                    table.push(whole)
-                    parameter.pack.load(table.values)
-            else:
-                gradient = parameter.gradient()
-                if gradient is not None and self._accepts(table.spec.name, gradient[1], share):
-                    keys, rows = gradient[0], _part(gradient[1], share)
-                    if isinstance(table, PrivateTable | CountedTable):
-                        table.push(keys, rows, unique=True, counts=parameter.counts)
-                    elif isinstance(table, SparseTable):
-                        table.push(keys, rows, unique=True)
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            keys, rows = gradient if isinstance(gradient, tuple) else (None, gradient)
+            if rows is not None and self._accepts(parameter.spec.name, rows, share):
+                self._push(parameter, keys, _part(rows, share))
+
+    def _push(self, parameter: Parameter, keys: Keys | None, rows: Rows) -> None:
+        table = self.tables[parameter.spec.name]
+        if isinstance(parameter, DenseParameter):
+            assert isinstance(table, DenseTable)
+            table.push(rows)
+            parameter.pack.load(table.values)
+            return
+        assert keys is not None
+        if isinstance(table, PrivateTable | CountedTable):
+            table.push(keys, rows, unique=True, counts=parameter.counts)
+        elif isinstance(table, SparseTable):
+            table.push(keys, rows, unique=True)
 
     @staticmethod
     def _accepts(table: str, gradient: Rows, share: float) -> bool:
@@ -233,7 +242,7 @@ class StepHome:
         if upcoming:
             self._stage()
 
-    def take(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
+    def send(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
         wanted = upcoming[self.lookahead] if len(upcoming) > self.lookahead else None
         pulls, lookups = self._questions(wanted) if wanted is not None else ([], [])
         final = not upcoming
@@ -243,6 +252,8 @@ class StepHome:
             self._feedback.keep(push, arriving)
         self._next_step = step.number + 1
         self._asked.append((pending, lookups))
+
+    def receive(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
         if upcoming or not self.lookahead:
             self._stage()
 

@@ -145,7 +145,9 @@ class Trainer:
         loss.backward()
         totals.add(loss.item(), logits, batch.features[self._target])
         for home in self._homes:
-            home.take(step, upcoming[: 1 + home.lookahead])
+            home.send(step, upcoming[: 1 + home.lookahead])
+        for home in self._homes:
+            home.receive(step, upcoming[: 1 + home.lookahead])
 
     def _forward(self, tensors: dict[str, Tensor]) -> Tensor:
         if not self._bf16:  # entering autocast costs something even when it is off

@@ -181,11 +181,13 @@ class WindowHome:
         for table in self._tables.values():
             table.show_own()
 
-    def take(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
+    def send(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
         for table in self._tables.values():
             table.step()
         self._samples += step.samples
         self._steps += 1
+
+    def receive(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
         if self._steps == self._geo_step and upcoming:
             self._exchange(step.epoch, final=False)
 

@@ -149,7 +149,8 @@ def test_tables_of_this_process_count_for_themselves(private: bool) -> None:
     first = reveal(home.tables["items"].pull(np.array([3, 4], np.uint64)))  # type: ignore[call-arg]
     for step, keys in enumerate([[3, 3, 4], [3, 8, 8]]):
         forward(parameter, keys, [1, 1, 0])
-        home.take(Step(0, step, 3), [])
+        home.send(Step(0, step, 3), [])
+        home.receive(Step(0, step, 3), [])
     table = home.tables["items"]
     now = reveal(table.pull(np.array([3, 4], np.uint64)))  # type: ignore[call-arg]
     assert np.array_equal(now[1], first[1])

@@ -41,8 +41,11 @@ class Diary:
     def begin(self, epoch: int, upcoming: Sequence[Upcoming]) -> None:
         self.calls.append(("begin", epoch, [int(batch.features["x"][0]) for batch in upcoming]))
 
-    def take(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
-        self.calls.append(("take", *step, [int(batch.features["x"][0]) for batch in upcoming]))
+    def send(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
+        self.calls.append(("send", *step, [int(batch.features["x"][0]) for batch in upcoming]))
+
+    def receive(self, step: Step, upcoming: Sequence[Upcoming]) -> None:
+        self.calls.append(("receive", *step, [int(batch.features["x"][0]) for batch in upcoming]))
 
     def end(self, epoch: int) -> None:
         self.calls.append(("end", epoch))
@@ -60,18 +63,31 @@ def test_homes_see_as_far_ahead_as_they_want() -> None:
     Trainer(Lines(), [near, far]).epoch(4, [batch(10, 2), batch(20, 2), batch(30, 1)], 9, lambda progress: None)
     assert near.calls == [
         ("begin", 4, [10]),
-        ("take", 4, 0, 2, [20]),
-        ("take", 4, 1, 2, [30]),
-        ("take", 4, 2, 1, []),
+        ("send", 4, 0, 2, [20]),
+        ("receive", 4, 0, 2, [20]),
+        ("send", 4, 1, 2, [30]),
+        ("receive", 4, 1, 2, [30]),
+        ("send", 4, 2, 1, []),
+        ("receive", 4, 2, 1, []),
         ("end", 4),
     ]
     assert far.calls == [
         ("begin", 4, [10, 20]),
-        ("take", 4, 0, 2, [20, 30]),
-        ("take", 4, 1, 2, [30]),
-        ("take", 4, 2, 1, []),
+        ("send", 4, 0, 2, [20, 30]),
+        ("receive", 4, 0, 2, [20, 30]),
+        ("send", 4, 1, 2, [30]),
+        ("receive", 4, 1, 2, [30]),
+        ("send", 4, 2, 1, []),
+        ("receive", 4, 2, 1, []),
         ("end", 4),
     ]
+
+
+def test_every_home_has_sent_before_one_receives() -> None:
+    first, second = Diary(0), Diary(0)
+    second.calls = first.calls
+    Trainer(Lines(), [first, second]).epoch(0, [batch(10, 2)], 9, lambda progress: None)
+    assert [call[0] for call in first.calls] == [*["begin"] * 2, *["send"] * 2, *["receive"] * 2, *["end"] * 2]
 
 
 def test_an_epoch_without_batches_begins_and_ends() -> None:

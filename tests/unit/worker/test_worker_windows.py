@@ -93,7 +93,9 @@ class Worker:
 
     def step(self, *keys: int, row: float = 1.0, dense: float = 1.0, samples: int = 5, last: bool = False) -> None:
         self.model.backward(keys, row, dense)
-        self.home.take(Step(0, self._step, samples), [] if last else MORE)
+        step, upcoming = Step(0, self._step, samples), [] if last else MORE
+        self.home.send(step, upcoming)
+        self.home.receive(step, upcoming)
         self._step += 1
 
     def sent(self, window: int = -1) -> tuple[dict[int, list[float]], list[float]]:
