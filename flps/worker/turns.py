@@ -14,7 +14,7 @@ import platform
 import struct
 
 TURN_S_MAX = 0.1  # what Linux grants at most
-_TURNS_A_LEASE = 10  # everybody has had so many turns before anyone could be taken for lost
+_TURNS_A_LEASE = 50  # everybody has had so many turns before anyone could be taken for lost; others use the cores, too
 # size, policy, flags, nice, priority, runtime, deadline, period
 _ATTRIBUTES = struct.Struct("IIQiIQQQ")
 _RESET_ON_FORK = 1  # threads that are started later, such as the heartbeat, do as usual

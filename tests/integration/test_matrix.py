@@ -91,9 +91,9 @@ class Case(NamedTuple):
 
     @property
     def network(self) -> dict[str, float]:
-        lease_s = 1.0 if self.fault in ("kill", "silence", "severed") else 12.0
+        lease_s = 2.0 if self.fault in ("kill", "silence", "severed") else 12.0
         # Who dies before its hello is missed at the end of this time.
-        start_s = 6.0 if self.fault == "kill" and self.phase == "connecting" else 30.0
+        start_s = 15.0 if self.fault == "kill" and self.phase == "connecting" else 30.0
         return {
             "heartbeat_s": 0.1,
             "lease_s": lease_s,
