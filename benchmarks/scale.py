@@ -140,9 +140,8 @@ def steps(scratch: Scratch) -> list[str]:
 
 def steps_done(folder: Path) -> int:
     """Steps of worker 0 over all epochs, as it last told."""
-    told = [
-        e for e in federation.events(folder) if e["event"] == "progress" and e["role"] == "worker" and not e["rank"]
-    ]
+    own = [e for e in federation.events(folder) if (e["event"], e["role"], e["rank"]) == ("progress", "worker", 0)]
+    told = [e for e in own if "epoch" in e]  # before its first epoch it tells of loading only
     if not told:
         return 0
     return int(told[-1]["epoch"]) * int(told[-1]["steps"]) + int(told[-1]["step"])
