@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
     1: ("packing", "disk", "errors", "routing", "membership", "metrics", "ledger", "scripts", "faults"),
-    2: ("table", "data", "parallel", "privacy", "config", "message", "frames"),
+    2: ("table", "data", "parallel", "privacy", "config", "message", "frames", "compression"),
     3: ("transport", "checkpoint"),
-    4: ("server", "coordinator", "split", "remote"),
+    4: ("server", "coordinator", "split", "remote", "psi"),
     5: ("nn",),
     6: ("models",),
     7: ("worker", "party"),
@@ -67,6 +67,8 @@ def complaint(module: str, name: str) -> str | None:
     top, here, there = name.split(".")[0], part(module), part(name)
     if top == "zmq" and here != "transport":
         return "only flps.transport speaks zmq"
+    if top == "ssl" and not module.startswith("flps.transport.tls"):
+        return "only flps.transport.tls speaks TLS"
     if top in PICKLES:
         return "nothing is pickled"
     if top in OUTER:
@@ -140,6 +142,8 @@ def test_the_house_keeps_its_rules() -> None:
         ("flps.server.serve", "from ..coordinator import x", "does not import another role"),
         ("flps.remote", "import zmq", "only flps.transport speaks zmq"),
         ("flps.launch.spawn", "import zmq.auth", "only flps.transport speaks zmq"),
+        ("flps.transport.sockets", "import ssl", "only flps.transport.tls speaks TLS"),
+        ("flps.psi", "from ssl import SSLContext", "only flps.transport.tls speaks TLS"),
         ("flps.models.ncf.model", "import numpy", "torch and flps.nn only"),
         ("flps.models.ncf.model", "from flps.table import x", "torch and flps.nn only"),
         ("flps.checkpoint", "import pickle", "nothing is pickled"),
@@ -159,6 +163,7 @@ def test_a_broken_rule_is_found(module: str, source: str, why: str) -> None:
         ("flps.transport.socket", "import zmq\nfrom flps.message import Push"),
         ("flps.models.ncf.model", "import math\nimport torch.nn\nfrom flps.nn import Embedding"),
         ("flps.models.ncf.hyper", "import msgspec"),
+        ("flps.transport.tls.channel", "import ssl"),
         ("flps.cli.flrun", "from flps.launch.plan import plan"),
         ("flps.worker.loop", "from flps import __version__"),
     ],
