@@ -1,6 +1,6 @@
-"""Writes docs/configuration.md from the types of flps.config.
+"""Writes docs/configuration.md from the types of flps.config, and the keys of docs/split-yaml.md from flps.split's.
 
-`make docs` runs it; a test holds page and types together.
+`make docs` runs it; a test holds pages and types together.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from flps.config.tables import AccessorParameters, EntryParameters, Initializer,
 from flps.config.typed import ALIASES, bare, expected, fields_of
 from flps.config.types import TABLE_OF_VARIABLE, Config, Evaluation, Network, Runner
 from flps.models.ncf.hyper import NcfHyperParameters, NcfOptimizer
+from flps.split import yaml_types as split
 
 PAGE = Path(__file__).with_name("configuration.md")
+SPLIT_PAGE = Path(__file__).with_name("split-yaml.md")
+SPLIT_MARK = "<!-- from here on written by docs/write_configuration.py from flps/split/yaml_types.py -->"
 
 INTRODUCTION = """\
 # Configuration reference
@@ -53,10 +56,37 @@ PARTS: tuple[tuple[str, str, type[msgspec.Struct], str], ...] = (
     ("optimizer", "hyper_parameters.optimizer", NcfOptimizer, ""),
 )
 
+SPLIT_PARTS: tuple[tuple[str, str, type[msgspec.Struct], str], ...] = (
+    ("Top level", "", split.Net, ""),
+    ("model", "model", split.Model, ""),
+    ("train_net", "model.train_net", split.TrainNet, ""),
+    ("eval_net", "model.eval_net", split.EvalNet, ""),
+    ("inputs", "model.train_net.inputs[]", split.NetInput, "The same in `eval_net`."),
+    ("outputs", "model.train_net.outputs[]", split.NetOutput, "The same in `eval_net`."),
+    ("opts", "opts[]", split.Optimizer, ""),
+    ("grads", "opts[].grads[]", split.Grad, ""),
+    ("grad_scalers", "grad_scalers[]", split.GradScaler, ""),
+    ("output", "opts[].grads[].output", split.OutputName, "The same in `grad_scalers`."),
+    ("Entries that are a name", "opts[].params[]", split.Name, "So are `inputs` and `params` of a gradient."),
+    ("loss_scale", "opts[].hyper_parameters.loss_scale", split.LossScale, "A number, or these keys."),
+    ("dataset", "dataset", split.Dataset, ""),
+    ("hyper_parameters", "hyper_parameters", split.HyperParameters, ""),
+    ("privacy", "privacy", split.Privacy, ""),
+    ("label_dp", "privacy.label_dp", split.LabelPrivacy, ""),
+    ("embedding_dp", "privacy.embedding_dp", split.EmbeddingPrivacy, ""),
+    ("cut", "privacy.cut", split.CutPrivacy, ""),
+)
+
 
 def page() -> str:
     """The whole page."""
     return "\n".join([INTRODUCTION, *(section(*part) for part in PARTS), *names()])
+
+
+def split_page() -> str:
+    """docs/split-yaml.md: the text as it stands, and after its mark the keys."""
+    text, mark, _ = SPLIT_PAGE.read_text(encoding="utf-8").partition(SPLIT_MARK)
+    return "\n".join([text + mark, "", *(section(*part) for part in SPLIT_PARTS)])
 
 
 def section(title: str, prefix: str, kind: type[msgspec.Struct], words: str) -> str:
@@ -103,3 +133,4 @@ def names() -> Iterator[str]:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    SPLIT_PAGE.write_text(split_page(), encoding="utf-8")

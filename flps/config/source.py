@@ -18,6 +18,8 @@ from flps.errors import ConfigError
 
 KeyPath: TypeAlias = tuple["str | int", ...]
 
+JOB_NEEDS = "a job needs at least runner.train_data_dir"
+
 _DEPTH_MAX = 20
 _VALUES_MAX = 100_000
 
@@ -118,14 +120,17 @@ class Source:
         """Note what is wrong with the value at `path`, with its key and where it was written."""
         self.complaints.add(self.origin(path), f"{dotted(path)}: {text}" if path else text, path)
 
-    def read_file(self, path: Path) -> None:
-        """Take the values of a yaml file. Raises ConfigError when it cannot be read or is no yaml mapping."""
+    def read_file(self, path: Path, needs: str = JOB_NEEDS) -> None:
+        """Take the values of a yaml file; `needs` is said of an empty one.
+
+        Raises ConfigError when it cannot be read or is no yaml mapping.
+        """
         node = _compose(_text_of(path), str(path))
-        self._origins[()] = str(path)
         if node is None:
-            raise ConfigError(f"{path}: the file is empty; a job needs at least runner.train_data_dir")
+            raise ConfigError(f"{path}: the file is empty; {needs}")
+        self._origins[()] = f"{path}:{_line(node)}"
         if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path}:{_line(node)}: expected `key: value` lines at the top")
+            raise ConfigError(f"{self._origins[()]}: expected `key: value` lines at the top")
         self.values = self._value(node, (), str(path))
 
     def override(self, assignment: str) -> None:
@@ -188,10 +193,13 @@ class Source:
         return part
 
 
-def read(path: Path, overrides: Sequence[str], complaints: Complaints) -> Source:
-    """The values of a yaml file, the overrides applied in their order. Raises ConfigError for an unreadable file."""
+def read(path: Path, overrides: Sequence[str], complaints: Complaints, needs: str = JOB_NEEDS) -> Source:
+    """The values of a yaml file, the overrides applied in their order; `needs` is said of an empty file.
+
+    Raises ConfigError for an unreadable file.
+    """
     source = Source(complaints)
-    source.read_file(path)
+    source.read_file(path, needs)
     for assignment in overrides:
         source.override(assignment)
     return source

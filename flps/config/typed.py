@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
@@ -45,7 +45,10 @@ def typed(source: Source, kind: type[Part], values: object, path: KeyPath = ()) 
             if field.required:
                 source.complain((*path, key), "is missing")
             continue
-        value = _value(source, bare(field.type), hints[field.name], values[named[key]], (*path, named[key]))
+        if values[named[key]] is None and may_be_null(field.type):
+            arguments[field.name] = None
+            continue
+        value = _value(source, field.type, hints[field.name], values[named[key]], (*path, named[key]))
         if value is not msgspec.UNSET:
             arguments[field.name] = value
     try:
@@ -76,8 +79,15 @@ def bare(kind: inspect.Type) -> inspect.Type:
     return kind
 
 
+def may_be_null(kind: inspect.Type) -> bool:
+    """Whether `null` is a value of this key: its description says so by `extra={"null": True}`."""
+    return isinstance(kind, inspect.Metadata) and bool((kind.extra or {}).get("null"))
+
+
 def expected(kind: inspect.Type) -> str:
     """What a value of this type looks like, in words for the user."""
+    if may_be_null(kind):
+        return f"{expected(bare(kind))}, or null"
     kind = bare(kind)
     if isinstance(kind, inspect.LiteralType):
         return "one of " + ", ".join(str(value) for value in kind.values)
@@ -93,7 +103,7 @@ def expected(kind: inspect.Type) -> str:
     if isinstance(kind, inspect.TupleType):
         return f"a list of {len(kind.item_types)}: " + ", ".join(expected(one) for one in kind.item_types)
     if isinstance(kind, inspect.UnionType):
-        return " or ".join(expected(one) for one in kind.types)
+        return " or ".join(expected(one) for one in kind.types if not isinstance(one, inspect.NoneType))
     return "keys and values" if isinstance(kind, (inspect.StructType, inspect.DictType)) else "a value"
 
 
@@ -139,13 +149,18 @@ def _nearest(key: str, fields: Mapping[str, inspect.Field], path: KeyPath) -> st
     return f"; did you mean {nearest}?"
 
 
-def _value(source: Source, kind: inspect.Type, hint: Any, value: Any, path: KeyPath) -> Any:
-    """The value of one key as the type `hint`, described by `kind`; UNSET when it is wrong, and noted."""
+def _value(source: Source, described: inspect.Type, hint: Any, value: Any, path: KeyPath) -> Any:
+    """The value of one key as the type `hint`, which `described` describes; UNSET when it is wrong, and noted."""
+    kind = bare(described)
     if isinstance(kind, inspect.StructType):
         part = typed(source, kind.cls, value, path)
         return msgspec.UNSET if part is None else part
     if isinstance(kind, inspect.DictType):
         return _entries(source, bare(kind.value_type), value, path)
+    if isinstance(kind, inspect.VarTupleType) and isinstance(value, list):
+        part = bare(kind.item_type)
+        if isinstance(part, inspect.StructType) and len(value) >= (kind.min_length or 0):
+            return tuple(_parts(source, part.cls, value, path))
     if source.complaints.touch(path):
         return msgspec.UNSET
     if isinstance(kind, inspect.BoolType) and value in (0, 1):
@@ -155,10 +170,20 @@ def _value(source: Source, kind: inspect.Type, hint: Any, value: Any, path: KeyP
     try:
         if value is not None:
             return msgspec.convert(value, hint)
-        source.complain(path, f"has no value; give {expected(kind)}, or remove the line")
+        source.complain(path, f"has no value; give {expected(described)}, or remove the line")
     except msgspec.ValidationError:
-        source.complain(path, f"expected {expected(kind)}, got {show(value)}")
+        source.complain(path, f"expected {expected(described)}, got {show(value)}")
     return msgspec.UNSET
+
+
+def _parts(source: Source, kind: type[Part], values: list[Any], path: KeyPath) -> Iterator[Part]:
+    """The entries of a list that are parts; those that are wrong are noted and left out."""
+    for index, value in enumerate(values):
+        here = (*path, index)
+        if value is None:
+            source.complain(here, "has no value; give keys and values, or remove the line")
+        elif (part := typed(source, kind, value, here)) is not None:
+            yield part
 
 
 def _entries(source: Source, kind: inspect.Type, values: Any, path: KeyPath) -> Any:
