@@ -142,7 +142,7 @@ def server(run_dir: str = "", count: int = 1, **runner: Any) -> Iterator[Servers
         processes = [spawn(target=run_role, args=(job, "server", rank)) for rank in range(count)]
         for process in processes:
             process.start()
-        carrier = Carrier(job, Member("worker", 0))
+        carrier = Carrier(job.terms, Member("worker", 0))
         heartbeat = Heartbeat(carrier, endpoints[0], Member("server", 0))
         connections = [Connection(carrier, at, Member("server", n), heartbeat.check) for n, at in enumerate(endpoints)]
         servers = Servers(connections, 1, config.network.barrier_timeout_s)

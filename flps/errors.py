@@ -7,6 +7,7 @@ FlpsError            1  ours: a fault of this program
 |- ProtocolError     1  the peer's: what it sent breaks the protocol
 |- Refused           1  the peer's answer: it did not accept this one request
 |- PeerLost          4  nobody's: a peer was silent for longer than a deadline
+|- PartyRestarted    4  a party of a split job was started again: go back to the last common checkpoint
 |- RoleFailed        4  a role ended with an error and the job was stopped
 |- NeverCameUp       5  a role did not report itself in time
 `- ResourceError     6  port, disk or permission
@@ -49,6 +50,15 @@ class Refused(FlpsError):
 
 class PeerLost(FlpsError):
     """A peer did not answer within the deadline; the message names who was waited for, and how long."""
+
+    exit_code = 4
+
+
+class PartyRestarted(FlpsError):
+    """A party of a split job was started again, or goes back because another was: load a checkpoint and agree again.
+
+    What had been sent and not been received is gone on both sides.
+    """
 
     exit_code = 4
 

@@ -144,6 +144,52 @@ class Cut(msgspec.Struct, frozen=True, tag="cut"):
     kept: tuple[Name, ...] = ()  # folders of the checkpoints that are complete and wanted; parts of others may go
 
 
+# --- between the parties of a split job ------------------------------------------------------------------------------
+
+Life = tuple[Count, Count]  # incarnation of a party's process, and how often it has begun anew in it
+
+
+class Way(msgspec.Struct, frozen=True, array_like=True):
+    """Between which lives of two parties something is said, and what has come to the sender by then."""
+
+    name: Name  # of the party that says it
+    life: Life  # of the party that says it
+    to: Life  # of the party that it is said to; (0, 0): not known yet
+    received: Count  # every parcel up to this number has come
+    taken: Count  # every parcel up to this number has been handed out, so there is room for more
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """One tensor of a parcel, as it is or packed."""
+
+    label: Name  # of the group that it belongs to; "": none
+    name: Name
+    dtype: Annotated[str, Meta(max_length=4)]  # "f4", "bf16", ...; of the tensor as it was
+    shape: Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**48)], ...], Meta(max_length=16)]
+    arrays: Annotated[tuple[Tensor, ...], Meta(max_length=8)]  # (N,) uint8 each; one, when it is not packed
+    packed: dict[str, Any] | None = None  # how, in the codec's own words
+
+
+class Parcel(msgspec.Struct, frozen=True, tag="parcel"):
+    """Tensors, or a note, from one party to another: handed out once, in the order of the numbers."""
+
+    way: Way
+    sequence: Annotated[int, Meta(ge=1, le=2**53)]  # of this direction, from 1 on
+    step: Count | None = None  # as the sender counts
+    pieces: tuple[Piece, ...] = ()
+    note: Annotated[str, Meta(max_length=2**18)] = ""  # json; a parcel with a note has no tensors
+
+
+class Sign(msgspec.Struct, frozen=True, tag="sign"):
+    """A party's sign of life. What was sent before a ping whose answer does not confirm it is lost."""
+
+    way: Way
+    ping: Count = 0  # to be answered with this number; 0: no answer is wanted
+    pong: Count = 0  # the answer; 0: to nothing
+    bye: Reason | None = None  # this party ends: "" in good order, else why
+    because: Reason = ""  # why this party has begun anew
+
+
 # --- membership ------------------------------------------------------------------------------------------------------
 
 
@@ -220,7 +266,7 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
 
 Body: TypeAlias = (
     Declare | Declared | Detach | Look | Start | Update | Rows | Window | Changes | Save | Saved | Settle
-    | Shrink | Cut | Hello | Beat | Pulse | Arrive | Release | Leave | Done | Refusal
+    | Shrink | Cut | Parcel | Sign | Hello | Beat | Pulse | Arrive | Release | Leave | Done | Refusal
 )  # fmt: skip
 
 

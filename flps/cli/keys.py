@@ -8,7 +8,7 @@ from pathlib import Path
 from flps.errors import ConfigError
 
 DEFAULT_KEY_DIR = Path("~/.flps/keys")
-ROLES = ("server", "worker", "coordinator")
+ROLES = ("server", "worker", "coordinator", "leader", "follower")
 
 # Heavy modules are imported where they are needed: `flps --help` answers at once.
 

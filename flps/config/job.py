@@ -7,9 +7,27 @@ from typing import Literal
 
 import msgspec
 
-from flps.config.types import Config
+from flps.config.tls import TlsFiles
+from flps.config.types import Config, Network
 
-Security = Literal["unix", "curve", "plain", "loopback"]
+Security = Literal["unix", "curve", "plain", "loopback", "tls"]
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What two members of one run must know to talk to each other, whatever kind of job it is."""
+
+    run_id: str  # stands in every message
+    security: Security
+    network: Network  # deadlines and limits
+    seats: dict[str, int]  # role -> how many members of it the run has
+    key_dir: str = ""  # CURVE keys, when security is "curve"
+    checkpoint: str = ""  # identity of the checkpoint that this run goes on from
+    faults: str = ""  # scripted faults, as `flps.faults.Faults` reads them
+    run_dir: str = ""  # where faults are told; needed when there are any
+    seed: int = 0  # of the faults' chance
+    geo_step: int = 1  # steps of a window, by which faults count steps in geo
+    tls: TlsFiles | None = None  # certificates for tls:// endpoints
+    config_dir: str = ""  # relative paths of certificates start here
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,10 +43,29 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     coordinators: int  # 0 or 1
     security: Security
     key_dir: str = ""  # CURVE keys, when security is "curve"
+    tls: TlsFiles | None = None  # certificates, when there are tls:// endpoints
     trainer: str = ""  # a user's trainer script, absolute
     resume_from: str = ""  # absolute folder of the checkpoint that this run goes on from, on this host
     checkpoint: str = ""  # its identity, the same on every host
     faults: str = ""  # scripted faults, as `flps.faults.Faults` reads them
+
+    @property
+    def terms(self) -> Terms:
+        """What the members of this run must know to talk to each other."""
+        return Terms(
+            run_id=self.run_id,
+            security=self.security,
+            network=self.config.network,
+            seats={"worker": self.workers, "server": len(self.servers), "coordinator": self.coordinators},
+            key_dir=self.key_dir,
+            checkpoint=self.checkpoint,
+            faults=self.faults,
+            run_dir=self.run_dir,
+            seed=self.config.seed,
+            geo_step=self.config.runner.geo_step,
+            tls=self.tls,
+            config_dir=self.config_dir,
+        )
 
     @property
     def models(self) -> Path:

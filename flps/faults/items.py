@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from flps.errors import ConfigError
 from flps.membership import Member
 
-ROLES = ("worker", "server", "coordinator")
+ROLES = ("worker", "server", "coordinator", "leader", "follower")
 PHASES = ("connecting", "pulling", "pushing", "training", "barrier", "saving", "evaluating", "ending")
 GRAMMAR = (
     "expected pieces divided by ';': kill=WHO@WHEN, stop=WHO@SPAN, partition=WHERE@SPAN, drop=P%, duplicate=P%, "

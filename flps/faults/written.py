@@ -9,7 +9,11 @@ from flps.errors import ConfigError
 from flps.faults.items import Cut, Item, Strike, Wear, Who, number_text, read, time_text
 
 # What a role cannot see: no message of it passes there.
-UNSEEN = {"coordinator": ("pulling", "pushing", "step"), "server": ("training",), "worker": ()}
+_NOT_OF_PARTIES = ("epoch", "pulling", "training", "barrier", "saving", "evaluating", "ending")
+UNSEEN = {
+    "coordinator": ("pulling", "pushing", "step"), "server": ("training",), "worker": (),
+    "leader": _NOT_OF_PARTIES, "follower": _NOT_OF_PARTIES,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,14 +110,15 @@ class Faults:
         for item in self.items:
             whole = (item.who,) if isinstance(item, Strike) else tuple(item.where)
             for who in filter(None, whole):
-                if (who.rank or 0) >= counts[who.role]:
-                    raise ConfigError(f"--faults {item}: there is no {who}, the job has {counts[who.role]} of them")
+                count = counts.get(who.role, 0)
+                if (who.rank or 0) >= count:
+                    raise ConfigError(f"--faults {item}: there is no {who}, the job has {count} of them")
             if isinstance(item, Strike) and in_process:
                 raise ConfigError(
                     f"--faults {item}: with --in_process all roles are threads of one process, so a {item.kind} would "
                     "strike them all; leave --in_process out"
                 )
-            hosts = counts["coordinator"] == 0  # server 0 sees what a coordinator sees
+            hosts = counts.get("coordinator") == 0  # server 0 sees what a coordinator sees
             if not isinstance(item, Wear) and not (hosts and whole[0] in (Who("server"), Who("server", 0))):
                 self._check_seen(item, whole)
 

@@ -137,7 +137,7 @@ def _answering(
     """What a role that answers needs; all of it is let go when the stack unwinds."""
     events = EventLog(str(Path(job.run_dir) / "metrics.jsonl"), member.role, member.rank)
     stack.callback(events.close)
-    carrier = Carrier(job, member, incarnation)
+    carrier = Carrier(job.terms, member, incarnation)
     stack.callback(carrier.shut_down)
     listener = Listener(carrier, endpoint, _journal(job, member, incarnation))
     stack.callback(listener.close)

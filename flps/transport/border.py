@@ -2,8 +2,8 @@
 
 Law 1: what is not in the table may not be said; an answer is never a request.
 Law 2: a member that the job does not have is refused before anything is kept for it.
-Law 3: over CURVE the key proves the sender, frame by frame. On a unix socket, whose folder only one user can enter, the
-sender is who it says it is.
+Law 3: over CURVE the key proves the sender, frame by frame; over TLS the certificate of its
+connection does. On a unix socket, whose folder only one user can enter, the sender is who it says it is.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 from flps import message as m
-from flps.config.job import Job
+from flps.config.job import Terms
 from flps.errors import ProtocolError
 from flps.membership import Member
-from flps.transport.gate import Gate
+from flps.transport.sockets import Door
 
 _WORKER_TO_SERVER = frozenset({("worker", "server")})
 # Server 0 hosts membership where there is no coordinator.
 _WORKER_TO_HOST = frozenset({("worker", "coordinator"), ("worker", "server")})
 _ROLE_TO_HOST = _WORKER_TO_HOST | {("server", "coordinator"), ("server", "server")}
+_FOLLOWER_TO_LEADER = frozenset({("follower", "leader")})
 _NOBODY: frozenset[tuple[str, str]] = frozenset()
 
 PERMITS: dict[type[m.Body], frozenset[tuple[str, str]]] = {  # kind -> (role that asks, role that is asked)
@@ -37,6 +38,8 @@ PERMITS: dict[type[m.Body], frozenset[tuple[str, str]]] = {  # kind -> (role tha
     m.Beat: _ROLE_TO_HOST,
     m.Arrive: _WORKER_TO_HOST,
     m.Leave: _WORKER_TO_HOST,
+    m.Sign: _FOLLOWER_TO_LEADER,
+    m.Parcel: _FOLLOWER_TO_LEADER,
     # Answers. Nobody may open with one.
     m.Declared: _NOBODY,
     m.Rows: _NOBODY,
@@ -47,16 +50,17 @@ PERMITS: dict[type[m.Body], frozenset[tuple[str, str]]] = {  # kind -> (role tha
     m.Done: _NOBODY,
     m.Refusal: _NOBODY,
 }
-UNNUMBERED = (m.Hello, m.Beat)  # losing or repeating one does no harm; everything else has a number
+# Losing or repeating one does no harm; everything else has a number. Parcels are numbered in themselves.
+UNNUMBERED = (m.Hello, m.Beat, m.Sign, m.Parcel)
 
 
 class Border:
     """Checks at one listener of one run."""
 
-    def __init__(self, job: Job, receiver: Member, gate: Gate | None) -> None:
+    def __init__(self, terms: Terms, receiver: Member, gate: Door | None) -> None:
         """`gate`: knows the keys; None where there are none."""
-        self._run = job.run_id
-        self._counts = {"worker": job.workers, "server": len(job.servers), "coordinator": job.coordinators}
+        self._run = terms.run_id
+        self._counts = terms.seats
         self._receiver = receiver
         self._gate = gate
 

@@ -19,15 +19,29 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import zmq
 
-from flps.config.job import Job
+from flps.config.job import Terms
 from flps.errors import ResourceError
 from flps.faults import Cut, Faults, Lane, Script, Strike, Wear
 from flps.membership import Member
-from flps.message import Arrive, Beat, Body, Declare, Detach, Hello, Leave, Look, Save, Start, Update, Window
+from flps.message import (
+    Arrive,
+    Beat,
+    Body,
+    Declare,
+    Detach,
+    Hello,
+    Leave,
+    Look,
+    Parcel,
+    Save,
+    Start,
+    Update,
+    Window,
+)
 from flps.metrics import EventLog
 from flps.transport.calm import Calm
 
@@ -35,6 +49,7 @@ log = logging.getLogger(__name__)
 _TELL_EVERY_S = 1.0
 _IDLE_S = 60.0  # between two looks of a thread that nobody woke
 _WAKE = b"."
+Spoilt = TypeVar("Spoilt")  # a zmq socket, or one of tls/ that takes its place
 
 
 class Moments:
@@ -68,6 +83,14 @@ class Moments:
                 yield "pulling", 0
             case Arrive():
                 yield from self._arrive(body.barrier)
+            case Parcel() if body.pieces:
+                step = body.sequence - 1 if body.step is None else body.step
+                if step > self._at[1]:
+                    self._at = 0, step
+                    yield "step", step + 1
+                yield "pushing", 0
+            case Parcel():
+                yield "connecting", 0
             case Save():
                 self._quiet = "evaluating"
                 yield "saving", 0
@@ -99,11 +122,11 @@ class Moments:
 class Mishaps:
     """One role's part of the faults: it is told what passes, strikes the role, and makes its sockets bad ones."""
 
-    def __init__(self, job: Job, own: Member, incarnation: int) -> None:
-        self._own, self._seed = own, job.config.seed
-        self._script = Script(Faults.parse(job.faults), own, incarnation, time.monotonic())
-        self._moments = Moments(job.config.runner.geo_step)
-        self._events = EventLog(str(Path(job.run_dir) / "metrics.jsonl"), own.role, own.rank)
+    def __init__(self, terms: Terms, own: Member, incarnation: int) -> None:
+        self._own, self._seed = own, terms.seed
+        self._script = Script(Faults.parse(terms.faults), own, incarnation, time.monotonic())
+        self._moments = Moments(terms.geo_step)
+        self._events = EventLog(str(Path(terms.run_dir) / "metrics.jsonl"), own.role, own.rank)
         self._calm = Calm(log)
         self._lock = threading.Lock()
         self._dialled = 0
@@ -121,7 +144,7 @@ class Mishaps:
             if isinstance(item, Strike):
                 self._strike(item)
 
-    def spoil(self, socket: zmq.Socket[Any], peer: Member | None) -> zmq.Socket[Any] | BadSocket:
+    def spoil(self, socket: Spoilt, peer: Member | None) -> Spoilt | BadSocket:
         """The socket as it is, or made bad where a fault lies on it. `peer`: who was dialled; None: it listens."""
         wears = self._script.wears(peer)
         if not wears and not self._script.has_cuts(peer):
@@ -183,11 +206,11 @@ class Mishaps:
 
 
 class BadSocket:
-    """A zmq socket behind a thread that loses, doubles and holds its messages, in both directions."""
+    """A socket behind a thread that loses, doubles and holds its messages, in both directions."""
 
     def __init__(
         self,
-        socket: zmq.Socket[Any],
+        socket: Any,
         lanes: Mapping[str, Lane],
         is_cut: Callable[[float], bool],
         tell: Callable[[Wear], None],
@@ -261,7 +284,7 @@ class BadSocket:
         now = time.monotonic()
         if self._is_cut(now):
             return
-        fate = self._lanes[way].fate(sum(memoryview(frame).nbytes for frame in frames), now)
+        fate = self._lanes[way].fate(sum(memoryview(getattr(frame, "buffer", frame)).nbytes for frame in frames), now)
         for due in fate.at:
             self._number += 1
             heapq.heappush(self._held, (due, self._number, way, frames))

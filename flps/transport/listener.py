@@ -89,7 +89,7 @@ class Listener:
         self.rejected = 0
         self._carrier = carrier
         self._socket, self._gate = carrier.listen(endpoint)
-        self._border = Border(carrier.job, carrier.member, self._gate)
+        self._border = Border(carrier.terms, carrier.member, self._gate)
         self._calm = Calm(log)
         self.journal = journal
         self.ledger: Ledger[list[Any]] = Ledger()
@@ -156,6 +156,16 @@ class Listener:
         address = self._addresses.get(ticket.member, {}).pop(ticket, None)
         if address is not None:
             self._transmit(address, frames)
+
+    def tell(self, ticket: Ticket, body: Body) -> None:
+        """Say something that is not numbered to who sent something like it, as often as need be. Goes with `flush`."""
+        address = self._addresses.get(ticket.member, {}).get(ticket)
+        if address is not None:
+            self._transmit(address, self._encode(ticket, body))
+
+    def forget(self, ticket: Ticket) -> None:
+        """Nothing more is said to who sent this."""
+        self._addresses.get(ticket.member, {}).pop(ticket, None)
 
     def refuse(self, ticket: Ticket, error: Exception) -> None:
         """Answer a request with the reason why it is not carried out, and count it."""

@@ -28,7 +28,7 @@ from zmq.utils import z85
 
 from flps.errors import ConfigError, ResourceError
 
-ROLES = ("server", "worker", "coordinator")
+ROLES = ("server", "worker", "coordinator", "leader", "follower")
 
 
 def make_keys(folder: Path, roles: Iterable[str] = ROLES) -> dict[str, str]:

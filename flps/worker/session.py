@@ -48,7 +48,7 @@ class Session:
         self.config = job.config
         self.member = Member("worker", rank)
         self.events = EventLog(str(Path(job.run_dir) / "metrics.jsonl"), "worker", rank)
-        self._carrier = Carrier(job, self.member, incarnation)
+        self._carrier = Carrier(job.terms, self.member, incarnation)
         self._is_late = incarnation > 1  # in a later life: the others are somewhere in the middle
         coordinator = Member("coordinator" if job.coordinators else "server", 0)
         self._heartbeat = Heartbeat(self._carrier, job.coordinator, coordinator)

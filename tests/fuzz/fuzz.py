@@ -180,7 +180,7 @@ class Target:
         )  # fmt: skip
         self.role = role
         self.events = EventLog(str(Path(self.folder.name) / "metrics.jsonl"), role, 0)
-        self.listener = Listener(Carrier(self.job, Member(role, 0)), own)
+        self.listener = Listener(Carrier(self.job.terms, Member(role, 0)), own)
         self.store = Store(0, 1, NETWORK.keys_max, limits=LIMITS)
         if role == "server":
             models = Path(self.folder.name) / "models"
@@ -188,7 +188,7 @@ class Target:
         else:
             service = MembershipService(WORKERS, 1, NETWORK, self.events, time.monotonic())
         self.services = [service]
-        self.good = Connection(Carrier(self.job, Member("worker", 0), GOOD_LIFE), own, Member(role, 0))
+        self.good = Connection(Carrier(self.job.terms, Member("worker", 0), GOOD_LIFE), own, Member(role, 0))
         if role == "server":
             self.ask(m.Declare(tuple(msgspec.to_builtins(spec) for spec in (ROWS, TENSOR))))
             self.ask(m.Start((m.Push(1, None, np.ones(5, np.float32)),)))

@@ -36,6 +36,12 @@ NAMES = st.lists(NAME, max_size=3).map(tuple)
 
 MODE = st.sampled_from(["all", "delta", "base", "batch"])
 CUT = st.builds(m.Cut, NAME, COUNT, COUNT, st.lists(COUNT, max_size=3).map(tuple), NAMES)
+WAY = st.builds(m.Way, NAME, st.tuples(COUNT, COUNT), st.tuples(COUNT, COUNT), COUNT, COUNT)
+RAW = st.lists(arrays.arrays("|u1", st.integers(0, 9)), max_size=2).map(tuple)
+SHAPE = st.lists(st.integers(0, 5), max_size=4).map(tuple)
+PIECES = st.lists(
+    st.builds(m.Piece, NAME, NAME, st.sampled_from(["f4", "bf16"]), SHAPE, RAW, st.none() | TABLE), max_size=3
+).map(tuple)
 BODIES: dict[type, Any] = {
     m.Declare: st.builds(m.Declare, st.lists(TABLE, max_size=2).map(tuple)),
     m.Declared: st.builds(m.Declared, st.lists(COUNT, max_size=3).map(tuple)),
@@ -59,6 +65,8 @@ BODIES: dict[type, Any] = {
     m.Leave: st.just(m.Leave()),
     m.Done: st.just(m.Done()),
     m.Refusal: st.builds(m.Refusal, NAME),
+    m.Sign: st.builds(m.Sign, WAY, COUNT, COUNT, st.none() | NAME, NAME),
+    m.Parcel: st.builds(m.Parcel, WAY, st.integers(1, 2**53), st.none() | COUNT, PIECES, NAME),
 }
 ENVELOPE = st.one_of(*BODIES.values()).flatmap(
     lambda body: st.builds(m.Envelope, st.just(m.VERSION), NAME, NAME, COUNT, COUNT, st.just(body))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flps.cli.flps import run
-from flps.transport.security import fingerprint, public_key
+from flps.transport.security import ROLES, fingerprint, public_key
 
 
 def keys(folder: Path, *words: object) -> int:
@@ -17,7 +17,7 @@ def keys(folder: Path, *words: object) -> int:
 
 def test_the_simple_way_makes_every_role(tmp_path: Path, capsys: Any) -> None:
     assert keys(tmp_path / "k", "make") == 0
-    assert len(list((tmp_path / "k").iterdir())) == 6
+    assert len(list((tmp_path / "k").iterdir())) == 2 * len(ROLES)
     assert keys(tmp_path / "k", "show") == 0
     said = capsys.readouterr().out
     assert said.count(fingerprint(public_key(tmp_path / "k", "worker"))) == 2

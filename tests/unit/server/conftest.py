@@ -169,7 +169,7 @@ class World:
     def start(self) -> None:
         """A server comes up, from its journal if there is one."""
         self.life += 1
-        carrier = Nowhere(self.job, Member("server", 0), self.life)
+        carrier = Nowhere(self.job.terms, Member("server", 0), self.life)
         journal = CrashingJournal(self.folder / "journal", self.durability)
         self.listener = CrashingListener(carrier, "", journal)
         self.store = Store(0, 1, 10_000)

@@ -100,6 +100,7 @@ class Wire:
         self.endpoint = {
             "unix": f"ipc://{folder}/server-0",
             "loopback": "loopback://server-0",
+            "tls": f"tls://127.0.0.1:{_free_port()}",
         }.get(security, f"tcp://127.0.0.1:{_free_port()}")
         self.job = Job(
             run_id=uuid.uuid4().hex,
@@ -122,7 +123,7 @@ class Wire:
     def listen(self, answer: Callable[[Body], Body | None] | None = None, member: Member = SERVER) -> Wire:
         """Serve in a thread from now on; without `answer` it is the notebook that does."""
         service = self.notebook if answer is None else Answering(answer)
-        self.listener = Listener(Carrier(self.job, member), self.endpoint)
+        self.listener = Listener(Carrier(self.job.terms, member), self.endpoint)
         self._thread = threading.Thread(target=self._serve, args=(self.listener, service))
         self._thread.start()
         return self
@@ -133,7 +134,7 @@ class Wire:
         incarnation = changes.pop("incarnation", 1)
         endpoint, peer = changes.pop("endpoint", self.endpoint), changes.pop("peer", SERVER)
         alarm = {"alarm": changes.pop("alarm")} if "alarm" in changes else {}
-        carrier = Carrier(msgspec.structs.replace(self.job, **changes), member, incarnation)
+        carrier = Carrier(msgspec.structs.replace(self.job, **changes).terms, member, incarnation)
         connection = Connection(carrier, endpoint, peer, **alarm)
         self.at_end(connection.close)
         return connection

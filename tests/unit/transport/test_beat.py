@@ -39,7 +39,7 @@ class Scripted:
 
 @contextmanager
 def heartbeat(wire: Any) -> Iterator[Heartbeat]:
-    beating = Heartbeat(Carrier(wire.job, WORKER), wire.endpoint, COORDINATOR)
+    beating = Heartbeat(Carrier(wire.job.terms, WORKER), wire.endpoint, COORDINATOR)
     beating.start()
     try:
         yield beating

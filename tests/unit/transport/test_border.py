@@ -13,7 +13,7 @@ from flps.errors import ProtocolError, Refused
 from flps.membership import Member
 from flps.transport.border import PERMITS, Border
 
-ROLES = ("worker", "server", "coordinator")
+ROLES = ("worker", "server", "coordinator", "leader", "follower")
 ASKED = {  # what a worker and a server ask for, and whom; everything else is an answer
     ("worker", "server"): {
         m.Declare, m.Start, m.Look, m.Update, m.Window, m.Save, m.Settle, m.Shrink, m.Cut, m.Detach,
@@ -22,8 +22,10 @@ ASKED = {  # what a worker and a server ask for, and whom; everything else is an
     ("worker", "coordinator"): {m.Hello, m.Beat, m.Arrive, m.Leave},
     ("server", "coordinator"): {m.Hello, m.Beat},
     ("server", "server"): {m.Hello, m.Beat},
+    ("follower", "leader"): {m.Sign, m.Parcel},
 }  # fmt: skip
 REPORT = m.Report()
+WAY = m.Way("follower", (1, 0), (1, 0), 0, 0)
 SAMPLES: dict[type, Any] = {
     m.Declare: m.Declare(()),
     m.Declared: m.Declared(()),
@@ -47,6 +49,8 @@ SAMPLES: dict[type, Any] = {
     m.Leave: m.Leave(),
     m.Done: m.Done(),
     m.Refusal: m.Refusal("no"),
+    m.Sign: m.Sign(WAY),
+    m.Parcel: m.Parcel(WAY, 1),
 }
 
 
@@ -64,7 +68,7 @@ def test_the_table_is_what_the_roles_need(sender: str, receiver: str) -> None:
 def test_each_kind_at_each_receiver_from_each_sender(make_wire: Any) -> None:
     job = make_wire().job
     for receiver in ROLES:
-        border = Border(job, Member(receiver, 0), None)
+        border = Border(job.terms, Member(receiver, 0), None)
         for sender in ROLES:
             for kind, body in SAMPLES.items():
                 may = kind in ASKED.get((sender, receiver), set())
@@ -74,7 +78,7 @@ def test_each_kind_at_each_receiver_from_each_sender(make_wire: Any) -> None:
                         border.check_kind(Member(sender, 0), sequence, body)
                     except ProtocolError as error:
                         complaint = str(error)
-                    passes = may and (sequence == 1 or kind in (m.Hello, m.Beat))
+                    passes = may and (sequence == 1 or kind in (m.Hello, m.Beat, m.Sign, m.Parcel))
                     assert (complaint == "") == passes
                     assert passes or kind.__name__ in complaint
 

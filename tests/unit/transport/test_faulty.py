@@ -232,7 +232,7 @@ def mishaps(make_wire: Any) -> Iterator[Callable[..., Mishaps]]:
     made: list[Mishaps] = []
 
     def make(faults: Faults, own: Member = WORKER, incarnation: int = 1) -> Mishaps:
-        made.append(Mishaps(_with(make_wire().job, faults), own, incarnation))
+        made.append(Mishaps(_with(make_wire().job, faults).terms, own, incarnation))
         return made[-1]
 
     yield make
