@@ -11,6 +11,7 @@ border.py      who may say what, and where
 gate.py        which connections of a TCP endpoint stay
 security.py    key files
 access.py      what each key may speak as
+tls/           tls:// endpoints, by X.509 certificates. The only user of ssl
 faulty.py      scripted faults
 calm.py        a log that a flood cannot fill
 """

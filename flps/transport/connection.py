@@ -72,7 +72,9 @@ class Connection:
             self._alarm()
             if time.monotonic() > deadline:
                 del self._open[number]
-                raise PeerLost(f"{self.peer} did not answer {self._carrier.member} within {timeout_s:g} s")
+                trouble = getattr(self._socket, "trouble", "")  # tls:// knows why nobody answers
+                why = f": {trouble}" if trouble else ""
+                raise PeerLost(f"{self.peer} did not answer {self._carrier.member} within {timeout_s:g} s{why}")
             self._receive(slice_s)
             self._send_again()
         del self._open[number]

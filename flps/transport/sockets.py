@@ -2,6 +2,7 @@
 
     ipc:///private/folder/server-0   one machine; the folder's mode 700 keeps others out
     tcp://host:port                  CURVE, or plain when the user insisted
+    tls://host:port                  mutual TLS by X.509 certificates (tls/)
     loopback://server-0              threads of one process
 
 Law: no socket lingers, except for a moment when its process ends: closing never waits for an absent peer.
@@ -11,12 +12,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import zmq
 
-from flps.config.job import Job
-from flps.errors import ResourceError
+from flps.config.job import Terms
+from flps.errors import ConfigError, ResourceError
 from flps.frames import Limits
 from flps.membership import Member
 from flps.message import Body
@@ -25,7 +26,13 @@ from flps.transport.faulty import BadSocket, Mishaps
 from flps.transport.gate import DOMAIN, Gate, raise_file_limit
 from flps.transport.security import public_key, secret_key
 
-Socket: TypeAlias = zmq.Socket[Any] | BadSocket
+if TYPE_CHECKING:  # `cryptography` is needed for tls:// endpoints only
+    from flps.transport.tls.dialler import TlsDialler
+    from flps.transport.tls.door import TlsDoor, TlsGate
+    from flps.transport.tls.identity import Identity
+
+Socket: TypeAlias = "zmq.Socket[Any] | BadSocket | TlsDialler | TlsDoor"
+Door: TypeAlias = "Gate | TlsGate"
 _LAST_WORDS_MS = 1000
 _RECONNECT_MS = 50
 _BOX_BYTES = 256  # CURVE puts each frame into a box, and zmq counts the box; the decoder counts the frame
@@ -37,19 +44,20 @@ _BACKLOG = 1024
 class Carrier:
     """Opens sockets for one member of one run."""
 
-    def __init__(self, job: Job, member: Member, incarnation: int = 1) -> None:
-        self.job = job
-        self.run = job.run_id
+    def __init__(self, terms: Terms, member: Member, incarnation: int = 1) -> None:
+        self.terms = terms
+        self.run = terms.run_id
         self.member = member
         self.incarnation = incarnation
-        self.network = job.config.network
-        self.checkpoint = job.checkpoint  # identity of the one that this role goes on from
+        self.network = terms.network
+        self.checkpoint = terms.checkpoint  # identity of the one that this role goes on from
         network = self.network
         self.limits = Limits(network.frames_max, network.frame_bytes_max, network.message_bytes_max)
-        self._keys = Path(job.key_dir) if job.security == "curve" else None
-        self._in_process = job.security == "loopback"
+        self._keys = Path(terms.key_dir) if terms.security == "curve" else None
+        self._in_process = terms.security == "loopback"
         self._context: zmq.Context[Any] = zmq.Context.instance()
-        self._mishaps = Mishaps(job, member, incarnation) if job.faults else None
+        self._mishaps = Mishaps(terms, member, incarnation) if terms.faults else None
+        self._identity: Identity | None = None
 
     def saw(self, sender: Member, body: Body) -> None:
         """A message of `sender` is about to be sent or carried out here: scripted faults may strike."""
@@ -58,6 +66,8 @@ class Carrier:
 
     def dial(self, endpoint: str, peer: Member) -> Socket:
         """A socket that asks `peer` at `endpoint`; it connects, and connects again, by itself."""
+        if endpoint.startswith("tls://"):
+            return self._dial_tls(endpoint, peer)
         with ExitStack() as opened:
             socket = self._socket(zmq.DEALER)
             opened.callback(socket.close)
@@ -71,11 +81,13 @@ class Carrier:
             opened.pop_all()
         return socket if self._mishaps is None else self._mishaps.spoil(socket, peer)
 
-    def listen(self, endpoint: str) -> tuple[Socket, Gate | None]:
-        """A socket that answers at `endpoint`, and the gate that watches over its visitors (over TCP only).
+    def listen(self, endpoint: str) -> tuple[Socket, Door | None]:
+        """A socket that answers at `endpoint`, and the gate that watches over its visitors (over TCP and TLS).
 
         Raises ResourceError when the port is taken or the address is not this machine's.
         """
+        if endpoint.startswith("tls://"):
+            return self._listen_tls(endpoint)
         with ExitStack() as opened:
             socket = self._socket(zmq.ROUTER)
             opened.callback(socket.close)
@@ -101,13 +113,47 @@ class Carrier:
             opened.pop_all()
         return (socket if self._mishaps is None else self._mishaps.spoil(socket, None)), gate
 
-    def shut_down(self) -> None:
-        """This process says no more: wait a moment for what is on its way, then close every socket."""
+    def let_go(self) -> None:
+        """This member has closed its sockets; no fault strikes it any more. Others of this process may go on."""
         if self._mishaps is not None:
             self._mishaps.close()
+
+    def shut_down(self) -> None:
+        """This process says no more: wait a moment for what is on its way, then close every socket."""
+        self.let_go()
         if self._in_process:
             return  # other roles of this process use the same sockets' context
         self._context.destroy(linger=_LAST_WORDS_MS)
+
+    def _dial_tls(self, endpoint: str, peer: Member) -> Socket:
+        identity = self._tls_identity()  # first: it says what is not installed
+        from flps.transport.tls.dialler import TlsDialler
+
+        dialler = TlsDialler(identity, endpoint, str(peer), self.limits)
+        return dialler if self._mishaps is None else self._mishaps.spoil(dialler, peer)
+
+    def _listen_tls(self, endpoint: str) -> tuple[Socket, Door]:
+        identity = self._tls_identity()
+        from flps.transport.tls.door import TlsDoor, TlsGate
+        from flps.transport.tls.speakers import Speakers
+
+        speakers = Speakers(identity.files.speakers)
+        raise_file_limit()
+        door = TlsDoor(identity, endpoint, self.limits)
+        gate = TlsGate(door, speakers)
+        return (door if self._mishaps is None else self._mishaps.spoil(door, None)), gate
+
+    def _tls_identity(self) -> Identity:
+        """Certificates, read once. Raises ConfigError when there are none, or they cannot be used."""
+        if self.terms.tls is None:
+            raise ConfigError("a tls:// endpoint needs certificates: set `ca` and `certificate`; see docs/security.md")
+        if self._identity is None:
+            try:
+                from flps.transport.tls.identity import Identity
+            except ModuleNotFoundError as error:
+                raise ConfigError(f"tls:// endpoints need {error.name}: pip install 'flps[split]'") from error
+            self._identity = Identity(self.terms.tls, Path(self.terms.config_dir))
+        return self._identity
 
     def _socket(self, kind: int) -> zmq.Socket[Any]:
         socket: zmq.Socket[Any] = self._context.socket(kind)
@@ -123,7 +169,7 @@ class Carrier:
 
 def receive_parts(socket: Socket, parts_max: int) -> tuple[list[Any], int]:
     """The first parts of the next message, and how many parts it has; those over `parts_max` go as they are read."""
-    if isinstance(socket, BadSocket):
+    if not isinstance(socket, zmq.Socket):  # these have looked at the number before they let a message in
         parts = socket.recv_multipart(copy=False)
         return parts[:parts_max], len(parts)
     kept: list[Any] = []
