@@ -84,3 +84,9 @@ def _shared_data(name: str) -> Path:
 def ml_1m() -> Path:
     """The folder of MovieLens-1M in the NCF split; the test is skipped where it is absent."""
     return _shared_data("ml-1m")
+
+
+@pytest.fixture(scope="session")
+def criteo_sample() -> Path:
+    """The raw lines of the Criteo sample; the test is skipped where it is absent."""
+    return _shared_data("criteo") / "train.tsv.xz"
