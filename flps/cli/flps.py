@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from flps.cli.eval import add_eval
 from flps.cli.keys import add_keys
+from flps.cli.psi import add_psi
 from flps.errors import FlpsError
 
 # Heavy modules are imported where they are needed: `flps --help` answers at once.
@@ -33,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_eval(commands)
     add_keys(commands)
+    add_psi(commands)
     return parser
 
 
