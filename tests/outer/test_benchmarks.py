@@ -31,6 +31,7 @@ def number(cell: str) -> float:
     return float(re.sub(r"[^\d.]", "", cell))
 
 
+@pytest.mark.slow
 def test_ncf() -> None:
     table = rows("ncf.py", "--cases", "1")
     assert list(table) == ["two plain one-thread loops side by side", "geo, 10 workers, equal shards"]
@@ -40,6 +41,7 @@ def test_ncf() -> None:
     assert 1 < number(bytes_per_sample) < 1000
 
 
+@pytest.mark.slow
 def test_table() -> None:
     table = {what: number(cell) for what, (cell,) in rows("table.py").items()}
     assert len(table) == 11
@@ -47,6 +49,7 @@ def test_table() -> None:
     assert table["pull, in this process"] > table["pull, one server"]
 
 
+@pytest.mark.slow
 def test_checkpoint() -> None:
     table = {what: [number(cell) for cell in cells] for what, cells in rows("checkpoint.py").items()}
     assert [what.split(", ")[1].split(" ")[0] for what in table] == ["look", "push"]
@@ -108,6 +111,7 @@ def test_proportional_memory_of_a_tree(benchmark_of) -> None:  # type: ignore[no
     assert 10 < memory < psutil.virtual_memory().total / 2**20
 
 
+@pytest.mark.slow
 def test_scale() -> None:
     """How the cost grows; the parts that start many processes are for the full form."""
     table = rows("scale.py", "--parts", "rows,steps")

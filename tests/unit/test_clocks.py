@@ -15,6 +15,9 @@ MAY = {
     "flps/transport/journal.py": "the time of a record",
     "flps/transport/recovery.py": "figures of an epoch that began in an earlier life",
     "flps/cli/flrun.py": "the name of a run's folder",
+    "flps/cli/psi.py": "the number of a party's life; a later one is higher",
+    "flps/split/communicator.py": "the number of a party's life, where no launcher counts them",
+    "flps/transport/tls/identity.py": "whether a certificate is valid today",
 }
 WALL = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"),
         ("date", "today"), ("time", "clock_gettime")}  # fmt: skip
