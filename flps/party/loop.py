@@ -13,19 +13,21 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import torch
+import msgspec
 from torch import Tensor
 
 from flps.errors import ConfigError, PartyRestarted
 from flps.party.step import PartyStep
-from flps.split.agreement import same_values
+from flps.split.agreement import Summary, same_values
 from flps.split.checkpoint import steps_in
 from flps.split.communicator import VerticalFederatedCommunicator
 from flps.split.course import Course, Net, courses
 from flps.split.model import FLModel
+from flps.split.terms import Terms, disagreements, terms
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
+_TOLD = "told by {}"  # key of a summary; each party has its own, so that none is compared
 
 
 class Rows(Protocol):
@@ -100,13 +102,13 @@ class Party:
 
     def _summary(self) -> dict[str, Any]:
         first = next(self._train.batches(), {})
+        own = terms(self.name, [model.yaml_data for model in self._models.values()])
         return {
             "steps of an epoch": self._train.get_dataset_size(),
             "rows of a batch": len(next(iter(first.values()), ())),
             "steps of an evaluation": self._evaluation.get_dataset_size() if self._evaluation is not None else 0,
             "epochs": self._settings.epochs,
-            f"rows of {self.name}": sorted(first),
-            f"nets of {self.name}": [told(name, model) for name, model in self._models.items()],
+            _TOLD.format(self.name): msgspec.to_builtins(Told(tuple(sorted(first)), tuple(self._models), own)),
         }
 
     def _steps_kept(self) -> list[int]:
@@ -177,51 +179,52 @@ class Looking:
 
     def forward_one_step(self, local_data_batch: Mapping[str, Tensor], remote_data_batch: Mapping[str, Tensor]) -> Any:
         look = self._model.eval_one_step if self._is_measured else self._model.predict_one_step
-        with torch.no_grad():
-            return look(local_data_batch, remote_data_batch)
+        return look(local_data_batch, remote_data_batch)
 
     def backward_one_step(self, *batches: Any, sens: Any = None) -> Any:
         raise AssertionError("an evaluation has no way back")
 
 
-def told(name: str, model: FLModel) -> dict[str, Any]:
-    """What other parties must know of a net, as it may stand in a json."""
-    yaml = model.yaml_data
-    scalers = yaml.grad_scalers or []
-    gradients = sorted({one["name"] for scaler in scalers for one in scaler["inputs"]})
-    train = {"inputs": yaml.train_net_in_names, "outputs": yaml.train_net_out_names,
-             "remote": _remote(yaml.train_net_outs), "gradients": gradients}  # fmt: skip
-    looked = {"inputs": yaml.eval_net_in_names, "outputs": yaml.eval_net_out_names,
-              "remote": _remote(yaml.eval_net_outs), "gradients": []}  # fmt: skip
-    return {"name": name, "train": train, "eval": looked}
+class Told(msgspec.Struct, frozen=True):
+    """What a party tells the others of its part."""
+
+    rows: tuple[str, ...]  # what a batch of its rows holds
+    nets: tuple[str, ...]  # what it calls its nets, in the order of `terms`
+    terms: Terms
 
 
-def _remote(entries: list[dict[str, Any]]) -> list[str]:
-    return [str(entry["name"]) for entry in entries if entry["destination"] == "remote"]
+def told_by(summaries: Mapping[str, Summary]) -> dict[str, Told]:
+    """Party -> what it has told. Raises ConfigError when it is no description of a party."""
+    try:
+        told = {party: msgspec.convert(summary[_TOLD.format(party)], Told) for party, summary in summaries.items()}
+    except (KeyError, msgspec.ValidationError) as error:
+        raise ConfigError(f"a party tells what is no description of its nets: {error}") from None
+    for party, one in told.items():
+        if not len(one.nets) == len(one.terms.nets) == len(one.terms.eval_nets):
+            raise ConfigError(f"{party} names {len(one.nets)} nets and describes {len(one.terms.nets)}")
+    return told
 
 
-def courses_of(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Course]]:
+def courses_of(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Course]]:
     """`train` and `eval` -> party -> its course, from what all parties have told. Raises ConfigError."""
-    rows = {party: summary[f"rows of {party}"] for party, summary in summaries.items()}
-    return {
-        kind: courses(
-            [
-                Net(party, net["name"], tuple(net[kind]["inputs"]), tuple(net[kind]["outputs"]),
-                    frozenset(net[kind]["remote"]), frozenset(net[kind]["gradients"]))
-                for party, summary in summaries.items()
-                for net in summary[f"nets of {party}"]
-            ],
-            rows,
-        )
-        for kind in ("train", "eval")
-    }  # fmt: skip
+    told = told_by(summaries)
+    nets: dict[str, list[Net]] = {"train": [], "eval": []}
+    for party, one in told.items():
+        for kind, described in (("train", one.terms.nets), ("eval", one.terms.eval_nets)):
+            for name, net in zip(one.nets, described, strict=True):
+                remote, gradients = frozenset(net.remote), frozenset(net.gradients)
+                nets[kind].append(Net(party, name, net.inputs, net.outputs, remote, gradients))
+    rows = {party: one.rows for party, one in told.items()}
+    return {kind: courses(of_kind, rows) for kind, of_kind in nets.items()}
 
 
-def fits(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def fits(summaries: Mapping[str, Summary]) -> list[str]:
     """Complaints about parties that are not of one job."""
     complaints = same_values(summaries)
     try:
-        courses_of(summaries)
+        complaints += disagreements([one.terms for one in told_by(summaries).values()])
+        if not complaints:
+            courses_of(summaries)
     except ConfigError as error:
         complaints.append(str(error))
     return complaints

@@ -32,7 +32,24 @@ _ALSO = {"Momentum": "SGD", "RMSProp": "RMSprop", "AdaMax": "Adamax"}  # MindSpo
 _NOT_OFFERED = {"LBFGS": "it runs the net many times in a step, a split net runs once"}
 
 
-class FTRL(Optimizer):
+class Weightwise(Optimizer):
+    """Optimizers that say how one weight moves by its gradient, whatever the others do."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        loss = _loss_of(closure)
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, weight.grad, group)
+        return loss
+
+    def _update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class FTRL(Weightwise):
     """Follow the regularised leader, proximal (McMahan et al. 2013), as MindSpore writes it. With p = -lr_power:
 
     n' = n + g**2;  z' = z + g - (n'**p - n**p) / lr * w;
@@ -57,16 +74,6 @@ class FTRL(Optimizer):
             raise ValueError("FTRL wants lr above 0, lr_power of at most 0, and the others of at least 0")
         defaults = {"lr": lr, "initial_accum": initial_accum, "lr_power": lr_power, "l1": l1, "l2": l2}
         super().__init__(params, {**defaults, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        loss = _loss_of(closure)
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, weight.grad, group)
-        return loss
 
     def _update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
@@ -99,7 +106,7 @@ class FTRL(Optimizer):
         weight.copy_(new.masked_fill_(shrunk == 0, 0.0))
 
 
-class AdamWeightDecay(Optimizer):
+class AdamWeightDecay(Weightwise):
     """Adam without bias correction, weight decay beside the gradient (BERT's optimizer, and MindSpore's):
 
     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g**2;  w -= lr (m / (sqrt(v) + eps) + weight_decay w).
@@ -117,16 +124,6 @@ class AdamWeightDecay(Optimizer):
         if not (lr >= 0 and eps >= 0 and weight_decay >= 0 and all(0 <= beta < 1 for beta in betas)):
             raise ValueError("AdamWeightDecay wants betas in [0, 1), and lr, eps and weight_decay of at least 0")
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        loss = _loss_of(closure)
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, weight.grad, group)
-        return loss
 
     def _update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         if gradient.is_sparse:

@@ -65,6 +65,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     awaits: tuple[Label, ...]  # a text as `sens`: label and the output that the gradient is for
     shared: dict[str, int]  # epochs, batch_size, micro_batches, is_eval
     origins: dict[str, str]  # where each of `shared` and `role` is said
+    eval_nets: tuple[ToldNet, ...] = ()  # the same for what is evaluated
 
 
 def terms(party: str, files: Sequence[FLYamlData]) -> Terms:
@@ -96,6 +97,7 @@ def terms(party: str, files: Sequence[FLYamlData]) -> Terms:
         awaits=tuple(label for file in files for label in _awaits(file)),
         shared={key: places[0][0] for key, places in said.items()},
         origins={"role": _place(lead, ("role",))} | {key: places[0][1] for key, places in said.items()},
+        eval_nets=tuple(map(_told_eval, files)),
     )
 
 
@@ -170,6 +172,17 @@ def _told(file: FLYamlData) -> ToldNet:
         outputs=tuple(file.train_net_out_names),
         remote=tuple(one.name for one in file.net.model.train_net.outputs if one.destination == "remote"),
         gradients=tuple(name for name in file.train_net_in_names if name in behind),
+    )
+
+
+def _told_eval(file: FLYamlData) -> ToldNet:
+    return ToldNet(
+        file=Path(file.path).stem,
+        name=file.net.model.eval_net.name or "",
+        inputs=tuple(file.eval_net_in_names),
+        outputs=tuple(file.eval_net_out_names),
+        remote=tuple(one.name for one in file.net.model.eval_net.outputs if one.destination == "remote"),
+        gradients=(),
     )
 
 

@@ -17,7 +17,7 @@ from flps.models.wide_deep.dataset import PartyDataset, construct_local_dataset
 from flps.models.wide_deep.metric import AUCMetric
 from flps.models.wide_deep.model import LeaderTopEvalNet
 from flps.models.wide_deep.options import network_config
-from flps.party.loop import Party, Progress, Settings
+from flps.party.loop import Party, Progress, Settings, fits
 from flps.split.communicator import in_process
 from flps.split.model import FLModel
 from flps.split.schema import FLYamlData
@@ -128,3 +128,8 @@ def test_parties_of_other_batches_end_with_the_same_words(tmp_path: Path) -> Non
     assert [type(error) for error in failed] == [ConfigError, ConfigError]
     assert str(failed[0]) == str(failed[1])
     assert "rows of a batch: leader has 256, follower has 128" in str(failed[0])
+
+
+def test_a_party_that_describes_no_nets_is_refused() -> None:
+    assert fits({"leader": {"told by leader": {"rows": [], "nets": ["top"]}}})[0].startswith("a party tells what is no")
+    assert fits({"leader": {}, "follower": {}})[0].startswith("a party tells what is no")
