@@ -56,16 +56,19 @@ class MembershipService:
         events: EventLog,
         now: float,
         told_before: int = 0,
+        host: Member | None = None,
         checkpoints: Checkpoints | None = None,
         resumed: str = "",
     ) -> None:
-        """`told_before`: how many of its events an earlier life of this role has written already. `checkpoints`: those
-        of this run, if there are any. `resumed`: identity of the checkpoint that the run goes on from.
+        """`told_before`: how many of its events an earlier life of this role has written already. `host`: the server
+        that this service lives in, if it does. `checkpoints`: those of this run, if there are any. `resumed`: identity
+        of the checkpoint that the run goes on from.
         """
         members = [Member("worker", rank) for rank in range(workers)] + [
             Member("server", rank) for rank in range(servers)
         ]
         self._network = network
+        self._host = host
         self._checkpoints = checkpoints
         self._resumed = resumed
         self._events = events
@@ -319,12 +322,13 @@ class MembershipService:
         return bool(self._membership.members("worker", "absent", "alive", "joining"))
 
     def _decide_end(self, now: float) -> None:
-        """Over when no worker is left; after losses, linger until every server has heard of them."""
+        """Over when nobody is left. Servers may take three heartbeats to say good-bye, or to hear of losses."""
         if self._is_under_way():
             return
         if self._finish_at is None:
-            self._finish_at = now + (3 * self._network.heartbeat_s if self._membership.lost() else 0.0)
-        self.finished = now >= self._finish_at
+            self._finish_at = now + 3 * self._network.heartbeat_s
+        servers = [member for member in self._membership.members("server", "alive") if member != self._host]
+        self.finished = now >= self._finish_at or not (servers or self._membership.lost())
 
 
 def _in_words(fields: Iterable[tuple[str, object]]) -> str:

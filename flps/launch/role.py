@@ -100,6 +100,8 @@ def run_server(job: Job, rank: int, incarnation: int = 1) -> None:
         serve(listener, services, gauge, _work(bases, store.advance))
         store.close(CLOSE_S)
         gauge.write("done")
+        if membership is None:
+            heartbeat.leave()
 
 
 class Gauge:
@@ -207,6 +209,7 @@ def _membership(job: Job, events: EventLog, host: Member, incarnation: int) -> M
         events,
         time.monotonic(),
         before,
+        host,
         checkpoints=Checkpoints(job, events, is_first_life=incarnation == 1),
         resumed=job.checkpoint,
     )

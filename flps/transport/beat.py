@@ -9,7 +9,7 @@ from contextlib import closing
 
 from flps.errors import FlpsError, NeverCameUp, PeerLost, ProtocolError, RoleFailed
 from flps.membership import Member
-from flps.message import Beat, Done, Hello, Pulse, Refusal, Wrote
+from flps.message import Beat, Done, Hello, Leave, Pulse, Refusal, Wrote
 from flps.transport.connection import Connection
 from flps.transport.sockets import Carrier
 
@@ -26,6 +26,7 @@ class Heartbeat:
         self._endpoint = endpoint
         self._coordinator = coordinator
         self._stop = threading.Event()
+        self._says_good_bye = False
         self._news = threading.Event()  # something to tell, or to ask, before the next beat is due
         self._wrote: Wrote | None = None
         self._checkpoint = ""
@@ -77,6 +78,11 @@ class Heartbeat:
         self.check()
         return self._checkpoint == checkpoint
 
+    def leave(self) -> None:
+        """Beat no more, and say so: this role ends in good order."""
+        self._says_good_bye = True
+        self.stop()
+
     def stop(self) -> None:
         """Beat no more."""
         self._stop.set()
@@ -91,6 +97,8 @@ class Heartbeat:
             with closing(Connection(self._carrier, self._endpoint, self._coordinator)) as connection:
                 self._say_hello(connection)
                 self._exchange_beats(connection)
+                if self._says_good_bye:
+                    self._say_good_bye(connection)
         except FlpsError as error:
             self._failure = error
 
@@ -125,6 +133,13 @@ class Heartbeat:
                 raise NeverCameUp(
                     f"{self._coordinator} did not answer within {network.start_timeout_s:g} s of the start"
                 )
+
+    def _say_good_bye(self, connection: Connection) -> None:
+        patience_s = 2 * self._carrier.network.heartbeat_s  # the coordinator may be gone, and then nobody misses it
+        try:
+            connection.ask(Leave(), patience_s)
+        except PeerLost as error:
+            log.info("good-bye without an answer: %s", error)
 
     def _take(self, pulse: Pulse) -> None:
         names = [name.partition(":") for name in pulse.lost]

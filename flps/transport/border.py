@@ -37,7 +37,7 @@ PERMITS: dict[type[m.Body], frozenset[tuple[str, str]]] = {  # kind -> (role tha
     m.Hello: _ROLE_TO_HOST,
     m.Beat: _ROLE_TO_HOST,
     m.Arrive: _WORKER_TO_HOST,
-    m.Leave: _WORKER_TO_HOST,
+    m.Leave: _ROLE_TO_HOST,
     m.Sign: _FOLLOWER_TO_LEADER,
     m.Parcel: _FOLLOWER_TO_LEADER,
     # Answers. Nobody may open with one.

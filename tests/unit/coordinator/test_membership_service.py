@@ -291,8 +291,14 @@ def test_a_diverged_loss_is_told_as_none(federation: Federation) -> None:
 ENDS: dict[str, list[Any]] = {
     "not while somebody is absent": [(1, "tick"), False],
     "not while somebody works": [(1, "leave", W0, W1), (2, "tick"), False],
-    "at once when all have left": [(1, "leave", W0, W1, W2), (2, "tick"), True],
-    "servers are not waited for": [(1, "leave", W0, W1, W2, S0), (2, "tick"), True],
+    "at once when all have left": [(1, "leave", W0, W1, W2, S0), (2, "tick"), True],
+    "servers may take three beats to leave": [
+        (1, "leave", W0, W1, W2), (2, "tick"), False, (3, "tick"), False, (4, "leave", S0), (4.1, "tick"), True,
+    ],
+    "and not more": [(1, "leave", W0, W1, W2), (2, "tick"), False, (4.1, "tick"), True],
+    "a server that has left is not missed": [
+        (1, "leave", S0), (9, "beat", W0, W1, W2), (12, "tick"), False, (13, "leave", W0, W1, W2), (13.1, "tick"), True,
+    ],
     "after a loss it lingers for three beats": [
         (9, "beat", W0, W1, S0), (10.5, "tick"), (11, "leave", W0, W1), (11.5, "tick"), False, (14.4, "tick"), False,
         (14.5, "tick"), True,
@@ -401,6 +407,7 @@ def test_who_comes_too_late_is_told_that_the_job_is_over(federation: Federation)
     federation.tick(5)
     assert not federation.service.finished
     again(federation, W1, Leave())
+    federation.say(S0, Leave())
     federation.tick(6)
     assert federation.service.finished
 

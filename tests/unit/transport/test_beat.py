@@ -11,7 +11,7 @@ import pytest
 
 from flps.errors import NeverCameUp, PeerLost, ProtocolError, Refused, RoleFailed
 from flps.membership import Member
-from flps.message import Beat, Body, Done, Hello, Pulse
+from flps.message import Beat, Body, Done, Hello, Leave, Pulse
 from flps.transport.beat import Heartbeat
 from flps.transport.sockets import Carrier
 
@@ -24,11 +24,14 @@ class Scripted:
 
     def __init__(self) -> None:
         self.welcome = True
+        self.parts = True
         self.pulse: Pulse | None = Pulse((), "")
         self.heard: list[Body] = []
 
     def answer(self, body: Body) -> Body | None:
         self.heard.append(body)
+        if isinstance(body, Leave):
+            return Done() if self.parts else None
         if isinstance(body, Hello):
             if not self.welcome:
                 raise Refused("worker:1 is lost in this run")
@@ -69,6 +72,25 @@ def ends_with(beating: Heartbeat, error: type[Exception], match: str) -> None:
 @pytest.fixture
 def scripted() -> Scripted:
     return Scripted()
+
+
+def test_who_ends_in_good_order_says_so(scripted: Scripted, make_wire: Any) -> None:
+    wire = make_wire().listen(scripted.answer, COORDINATOR)
+    with heartbeat(wire) as beating:
+        beating.wait_joined()
+        beating.leave()
+        assert scripted.heard[-1] == Leave()
+        beating.check()
+
+
+def test_who_ends_waits_two_beats_for_a_coordinator_that_is_gone(scripted: Scripted, make_wire: Any) -> None:
+    scripted.parts = False
+    with heartbeat(make_wire().listen(scripted.answer, COORDINATOR)) as beating:
+        beating.wait_joined()
+        began = time.monotonic()
+        beating.leave()
+        assert time.monotonic() - began < 2
+        beating.check()
 
 
 def test_joins_beats_and_stops(scripted: Scripted, make_wire: Any) -> None:

@@ -20,8 +20,8 @@ ASKED = {  # what a worker and a server ask for, and whom; everything else is an
         m.Hello, m.Beat, m.Arrive, m.Leave,
     },
     ("worker", "coordinator"): {m.Hello, m.Beat, m.Arrive, m.Leave},
-    ("server", "coordinator"): {m.Hello, m.Beat},
-    ("server", "server"): {m.Hello, m.Beat},
+    ("server", "coordinator"): {m.Hello, m.Beat, m.Leave},
+    ("server", "server"): {m.Hello, m.Beat, m.Leave},
     ("follower", "leader"): {m.Sign, m.Parcel},
 }  # fmt: skip
 REPORT = m.Report()
