@@ -11,15 +11,23 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect
 
+from flps.config.split import Follower, Leader, Psi, SplitConfig, SplitRunner
 from flps.config.tables import AccessorParameters, EntryParameters, Initializer, TableParameters
 from flps.config.typed import ALIASES, bare, expected, fields_of
 from flps.config.types import TABLE_OF_VARIABLE, Config, Evaluation, Network, Runner
 from flps.models.ncf.hyper import NcfHyperParameters, NcfOptimizer
+from flps.models.wide_deep.options import PRESETS, NetworkConfig
 from flps.split import yaml_types as split
 
 PAGE = Path(__file__).with_name("configuration.md")
 SPLIT_PAGE = Path(__file__).with_name("split-yaml.md")
 SPLIT_MARK = "<!-- from here on written by docs/write_configuration.py from flps/split/yaml_types.py -->"
+
+SMALL_PRESET = "`preset: small` has " + ", ".join(
+    f"`{key}: {list(value) if isinstance(value, tuple) else value}`"
+    for key in NetworkConfig.__struct_fields__
+    if (value := getattr(PRESETS["small"], key)) != getattr(PRESETS["full"], key)
+)
 
 INTRODUCTION = """\
 # Configuration reference
@@ -56,6 +64,28 @@ PARTS: tuple[tuple[str, str, type[msgspec.Struct], str], ...] = (
     ("optimizer", "hyper_parameters.optimizer", NcfOptimizer, ""),
 )
 
+SPLIT_INTRODUCTION = """\
+# Split jobs
+
+`job: split` chooses the keys from here on; `network` is the same part as above. How the nets are trained stands in each
+net's [own yaml](split-yaml.md), how a job is started [there](launching.md#split-jobs).
+"""
+
+SPLIT_JOB_PARTS: tuple[tuple[str, str, type[msgspec.Struct], str], ...] = (
+    ("Top level of a split job", "", SplitConfig, ""),
+    ("leader", "parties.leader", Leader, ""),
+    ("followers", "parties.followers[]", Follower, ""),
+    ("runner of a split job", "runner", SplitRunner, ""),
+    ("psi", "psi", Psi, ""),
+    (
+        "hyper_parameters of `model: wide_deep`",
+        "hyper_parameters",
+        NetworkConfig,
+        "The original's network_config. Each key but `seed` and `resume` is also a flag of `flrun`. The defaults are "
+        "those of `preset: full`; " + SMALL_PRESET,
+    ),
+)
+
 SPLIT_PARTS: tuple[tuple[str, str, type[msgspec.Struct], str], ...] = (
     ("Top level", "", split.Net, ""),
     ("model", "model", split.Model, ""),
@@ -80,7 +110,8 @@ SPLIT_PARTS: tuple[tuple[str, str, type[msgspec.Struct], str], ...] = (
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([INTRODUCTION, *(section(*part) for part in PARTS), *names()])
+    federation = [INTRODUCTION, *(section(*part) for part in PARTS), *names()]
+    return "\n".join([*federation, SPLIT_INTRODUCTION, *(section(*part) for part in SPLIT_JOB_PARTS)])
 
 
 def split_page() -> str:

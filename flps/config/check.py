@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from flps.config.source import KeyPath
-from flps.config.types import EMBEDDED, Config, table_name
+from flps.config.types import EMBEDDED, Config, Network, table_name
 
 Contradiction = tuple[tuple[KeyPath, ...], str]
 
@@ -22,7 +22,7 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     yield from _inference(config)
     yield from _dumps(config)
     yield from _placements(config)
-    yield from _deadlines(config)
+    yield from deadlines(config.network)
 
 
 def _runner(*keys: str) -> tuple[KeyPath, ...]:
@@ -30,8 +30,10 @@ def _runner(*keys: str) -> tuple[KeyPath, ...]:
 
 
 def _kind(config: Config) -> Iterator[Contradiction]:
-    if config.job != "federation":
-        yield (("job",),), f"jobs of the kind {config.job!r} are not built yet; this version runs `job: federation`"
+    if config.job == "split":
+        yield (("job",),), "a split job has keys of its own; `flps.config.load_split` reads it"
+    elif config.job != "federation":
+        yield (("job",),), f"jobs of the kind {config.job!r} are not built yet; this version runs federation and split"
 
 
 def _training(config: Config) -> Iterator[Contradiction]:
@@ -106,8 +108,8 @@ def _placements(config: Config) -> Iterator[Contradiction]:
             yield paths, f"{parameters.placement}, but the runner's lists make the table {listed}"
 
 
-def _deadlines(config: Config) -> Iterator[Contradiction]:
-    network = config.network
+def deadlines(network: Network) -> Iterator[Contradiction]:
+    """Times that leave no room for one another."""
     if network.lease_s <= network.heartbeat_s:
         yield (
             (("network", "lease_s"), ("network", "heartbeat_s")),

@@ -1,9 +1,12 @@
-"""A yaml file and the overrides of the command line become a `Config`, or one error that says all that is wrong."""
+"""A yaml file and the overrides of the command line become a `Config`, or one error that says all that is wrong.
+
+The yaml's `job:` says which kind it is, and so by which types it is read: `kind_of`, then `load` or `load_split`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from flps.config.check import contradictions
 from flps.config.source import Complaints, Source, read
 from flps.config.typed import typed
 from flps.config.types import Config
+from flps.errors import ConfigError
 
 _BUILDER = re.compile(r"[^:]+:[A-Za-z_]\w*\Z")
 
@@ -44,19 +48,36 @@ def load(
     return config
 
 
+def kind_of(path: str | Path, overrides: Sequence[str] = ()) -> str:
+    """The kind of a job, as far as it can be read; who loads it complains of the rest."""
+    try:
+        kind = read(Path(path), overrides, Complaints()).values.get("job")
+    except ConfigError:
+        kind = None
+    return kind if isinstance(kind, str) else "federation"
+
+
 def _with_hyper_parameters(source: Source, config: Config, schemas: Mapping[str, type[msgspec.Struct]]) -> Config:
     """The config with its hyper_parameters checked and completed, where the model's type is known."""
-    if not schemas or _BUILDER.match(config.model) or source.complaints.touch(("model",)):
+    if not schemas or is_own_model(config.model) or source.complaints.touch(("model",)):
         return config
     if config.model not in schemas:
-        close = get_close_matches(config.model, schemas, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else f"built in are {', '.join(schemas)};"
-        source.complain(
-            ("model",), f"no model is called {config.model!r}; {hint} your own is named path/to/model.py:build"
-        )
+        complain_of_model(source, config.model, schemas)
         return config
     part = typed(source, schemas[config.model], config.hyper_parameters, ("hyper_parameters",))
     if part is None:
         return config
     complete = msgspec.json.decode(msgspec.json.encode(part))  # what JSON has: lists, no tuples
     return msgspec.structs.replace(config, hyper_parameters=complete)
+
+
+def complain_of_model(source: Source, name: str, built_in: Iterable[str]) -> None:
+    """Note that no built-in model is called that."""
+    close = get_close_matches(name, built_in := list(built_in), n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}?" if close else f"built in are {', '.join(built_in)};"
+    source.complain(("model",), f"no model is called {name!r}; {hint} your own is named path/to/model.py:build")
+
+
+def is_own_model(name: str) -> bool:
+    """Whether a model is named as `path/to/model.py:build` or `package.module:build`."""
+    return _BUILDER.match(name) is not None

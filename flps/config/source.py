@@ -133,9 +133,12 @@ class Source:
             raise ConfigError(f"{self._origins[()]}: expected `key: value` lines at the top")
         self.values = self._value(node, (), str(path))
 
-    def override(self, assignment: str) -> None:
-        """Take one `runner.epochs=3` from the command line; the value is read as yaml."""
-        flag = f"-o {assignment}"
+    def override(self, assignment: str, flag: str = "") -> None:
+        """Take one `runner.epochs=3` from the command line; the value is read as yaml.
+
+        flag: how it was said, where that is not `-o runner.epochs=3`.
+        """
+        flag = flag or f"-o {assignment}"
         key, equals, text = assignment.partition("=")
         steps: KeyPath = tuple(key.strip().split("."))
         if not equals or not all(steps):

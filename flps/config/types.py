@@ -275,7 +275,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     job: Annotated[
         Literal["federation", "split", "pretrain"],
-        Meta(description="The kind of job; `split` and `pretrain` are not built yet."),
+        Meta(description="The kind of job. A `split` job has keys of its own; `pretrain` is not built yet."),
     ] = "federation"
     model: Annotated[
         str,

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from flps.errors import ConfigError
-
-ROLES = ("server", "worker", "coordinator")
+from flps.launch.kind import ROLES_OF, SETTINGS, taken
 
 EXAMPLES = """\
 examples:
@@ -34,6 +33,10 @@ examples:
       all roles as threads of one process, so that a breakpoint works
   flrun -m configs/ncf.yaml --worker_num=10 --resume
       go on from the newest checkpoint of the newest run; see runner.save_checkpoint_interval
+  flrun -m configs/wide_deep/job.yaml -o preset=small --batch_size=512
+      a split job: leader and followers on this machine; the keys of its hyper_parameters are flags
+  flrun -m configs/wide_deep/job.yaml --leader=10.0.0.1:10087 --role follower
+      one party of a split job on its own host; it dials the leader, who was started with --role leader
   flrun -m configs/ncf.yaml --worker_num=10 --dry_run
       print what would be started, and start nothing
 
@@ -101,6 +104,8 @@ class Arguments:
     seed: int | None = None
     pure_bf16: bool = False
     notes: tuple[str, ...] = ()  # what must be said about the command line
+    leader: str | None = None  # host:port; split jobs
+    settings: tuple[str, ...] = ()  # `key=value` of a split job's hyper_parameters
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -110,7 +115,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     `--help` prints and leaves by SystemExit(0), as usual.
     """
     parser = _parser()
-    known, rest = parser.parse_known_args(_with_resume([_underscored(word) for word in argv]))
+    words, settings = taken([_underscored(word) for word in argv])
+    known, rest = parser.parse_known_args(_with_resume(words))
     for word in rest:
         if word.startswith("-"):
             raise ConfigError(_unknown_flag(word, parser))
@@ -118,10 +124,17 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise ConfigError(f"flrun takes one trainer script, got {len(rest)}: {', '.join(rest)}")
     if known.run_mode not in (None, "ps"):
         raise ConfigError(f"--run_mode={known.run_mode}: this launcher starts parameter servers, the only mode is ps")
-    names = {field.name for field in dataclasses.fields(Arguments)} - {"trainer", "overrides", "port", "notes"}
+    names = {field.name for field in dataclasses.fields(Arguments)} - {
+        "trainer",
+        "overrides",
+        "port",
+        "notes",
+        "settings",
+    }
     values = {name: value for name, value in vars(known).items() if name in names and value is not None}
     notes = _notes_of(known)
-    return Arguments(trainer=rest[0] if rest else None, overrides=tuple(known.overrides), notes=notes, **values)
+    trainer = rest[0] if rest else None
+    return Arguments(trainer=trainer, overrides=tuple(known.overrides), notes=notes, settings=settings, **values)
 
 
 def with_environment(arguments: Arguments, environment: Mapping[str, str]) -> tuple[Arguments, tuple[str, ...]]:
@@ -216,6 +229,7 @@ def _unknown_flag(word: str, parser: argparse.ArgumentParser) -> str:
     if flag.lstrip("-") in NOT_HERE:
         return f"{flag}: {NOT_HERE[flag.lstrip('-')]}"
     known = [option for action in parser._actions for option in action.option_strings]
+    known += [f"--{key}" for key in SETTINGS]
     nearest = difflib.get_close_matches(flag, known, n=1, cutoff=0.7)
     return f"unknown flag {flag}" + (f"; did you mean {nearest[0]}?" if nearest else "; see flrun --help")
 
@@ -233,7 +247,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="flrun",
         usage="flrun [trainer.py] -m CONFIG.yaml [flags]",
-        description="Start a federation: servers, workers and a coordinator of one job, and watch them to the end.",
+        description="Start one job and watch it to the end: a federation's servers, workers and coordinator, or the "
+        "leader and followers of a split job.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -265,7 +280,12 @@ def _add_role_flags(group: argparse._ArgumentGroup) -> None:
         group.add_argument(*flags, type=_word_list, metavar="HOST:PORT,...", help=f"where the {kind} run")
     group.add_argument("--coordinators", type=_word_list, metavar="HOST:PORT", help="where the coordinator runs")
     group.add_argument("--host", metavar="ADDRESS", help="which address of the lists is this host (default: POD_IP)")
-    group.add_argument("--role", choices=ROLES, help="start one role alone; needs the host lists")
+    group.add_argument("--leader", metavar="HOST:PORT", help="split jobs: where the leader listens")
+    group.add_argument(
+        "--role",
+        choices=[role for roles in ROLES_OF.values() for role in roles],
+        help="start one role alone; needs the host lists, or --leader",
+    )
     group.add_argument("--rank", type=int, metavar="N", help="which one of that role")
 
 

@@ -20,11 +20,11 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import msgspec
 
-from flps.config.job import Job
+from flps.config.split_job import read_job
 from flps.errors import ConfigError, FlpsError, ResourceError
 from flps.launch.logs import formatter, log_name
 from flps.launch.prepare import remove_private_dir
@@ -39,7 +39,7 @@ HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 log = logging.getLogger("flps.launch")
 
-RoleTarget = Callable[[Job, str, int, int], None]  # job, role, rank, incarnation
+RoleTarget = Callable[[Any, str, int, int], None]  # job of its kind, role, rank, incarnation
 
 
 class Stopped(BaseException):
@@ -69,7 +69,7 @@ def _obeying_signals(target: str, job_json: bytes, role: str, rank: int, incarna
     """The launcher held signals back until here; they are held back again when the role has ended."""
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
-        resolve(target)(msgspec.json.decode(job_json, type=Job), role, rank, incarnation)
+        resolve(target)(read_job(job_json), role, rank, incarnation)
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
 

@@ -113,6 +113,8 @@ def line(event: Event) -> str:
 
 
 def _evaluation(event: Event) -> str:
+    if "log_loss" in event:  # a split job
+        return f"AUC {figure(event, 'auc')}, log loss {figure(event, 'log_loss')}"
     parts = [f"{label} {figure(event, key)}" for key, label in (("hr", "HR"), ("ndcg", "NDCG"), ("auc", "AUC"))]
     if event.get("hr_full") is not None:
         parts.append(f"full ranking HR {figure(event, 'hr_full')} NDCG {figure(event, 'ndcg_full')}")
@@ -182,6 +184,31 @@ def result_table(board: Board, *, k: int, wall_s: float, places: dict[str, str],
         table.add_row("refused pushes", str(board.refusals), "")
     for label, path in places.items():
         table.add_row(label, path, "")
+    return table
+
+
+def split_result_table(board: Board, *, wall_s: float, places: dict[str, str]) -> Table:
+    """The result of a split run: quality on held-out rows, speed, and where things are.
+
+    wall_s: seconds from start to end. places: label -> path.
+    """
+    table = Table(title="result", box=box.SIMPLE_HEAD, show_header=False, title_justify="left")
+    table.add_column("")
+    table.add_column("", overflow="fold")
+    final = board.evaluation
+    if final:
+        table.add_row("AUC", figure(final, "auc"))
+        table.add_row("log loss", figure(final, "log_loss"))
+    if board.epoch:
+        table.add_row("training loss", figure(board.epoch, "loss"))
+    if math.isfinite(board.samples_per_s):
+        table.add_row("samples/s", rate(board.samples_per_s))
+    for row in board.rows.values():
+        if row.bytes_in or row.bytes_out:
+            table.add_row(f"{row.name} received, sent", f"{size(row.bytes_in)}, {size(row.bytes_out)}")
+    table.add_row("wall time", span(wall_s))
+    for label, path in places.items():
+        table.add_row(label, path)
     return table
 
 

@@ -1,6 +1,7 @@
 """The folder of a run: its log files, the links to the newest run, roles.json, and how a role's lines look.
 
     log/run-<time>/{workerlog.N, serverlog.N, coordinatorlog.N, roles.json, metrics.jsonl, config.yaml, job.json}
+    log/run-<time>/{leaderlog.0, followerlog.N, ...} of a split job
     log/workerlog.N -> run-<time>/workerlog.N
 
 Law 1: an earlier run is never touched; only links move.
@@ -22,7 +23,7 @@ import msgspec
 
 from flps.errors import ResourceError
 
-LINK = re.compile(r"(server|worker|coordinator)log\.\d+")
+LINK = re.compile(r"(server|worker|coordinator|leader|follower)log\.\d+")
 
 
 def run_name(now: datetime) -> str:

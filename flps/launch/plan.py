@@ -1,28 +1,23 @@
-"""From what the user asked and what the config says to a list of roles: who runs where, and which of them start here.
+"""Who runs where: the roles of a job, which of them start here, and what each of them is told.
 
-Law 1: nothing here opens a file, a socket or a clock; what must be looked up comes in `Surroundings`.
-Law 2: every contradiction between flags, lists and config is refused here, with both numbers.
+federation.py and parties.py lay out the two kinds of jobs; what a plan is, and how it is shown, stands here.
+
+Law: nothing here opens a file, a socket or a clock; what must be looked up comes in `Surroundings`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, TypeAlias, TypeVar
 
-import msgspec
+from flps.config.job import Job
+from flps.config.split_job import SplitJob
+from flps.launch.hosts import Endpoint, parse_endpoint
 
-from flps.config.job import Job, Security
-from flps.config.types import Config
-from flps.errors import ConfigError
-from flps.faults import Faults
-from flps.launch.arguments import Arguments
-from flps.launch.hosts import Endpoint, is_loopback, parse_endpoint
-
-LISTS = ("server", "worker", "coordinator")
+AnyJob: TypeAlias = Job | SplitJob
+OneJob = TypeVar("OneJob", bound=AnyJob, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Role:
-    """One role of the job: what it is, where it runs, where it is reached ("" for a worker: it binds nothing)."""
+    """One role of the job: what it is, where it runs, where it is reached ("" where it binds nothing)."""
 
     role: str
     rank: int
@@ -53,10 +48,10 @@ class Role:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Generic[OneJob]):
     """What is going to be started."""
 
-    job: Job
+    job: OneJob
     roles: tuple[Role, ...]
     local: tuple[Role, ...]  # those that this launcher starts
     binds: tuple[Endpoint, ...] = ()  # TCP endpoints that local roles bind
@@ -70,97 +65,29 @@ class Plan:
         return len(self.local) == len(self.roles)
 
 
-class _Guard(NamedTuple):
-    """How links are guarded, the folder of keys, and whether its keys are made for this run."""
-
-    security: Security
-    key_dir: str = ""
-    makes_keys: bool = False
-
-
-def make_plan(arguments: Arguments, config: Config, around: Surroundings) -> Plan:
-    """Lay out the job.
-
-    arguments: command line and environment, merged. config: the loaded yaml with its overrides.
-    Raises ConfigError when counts and lists disagree, when roles could not find each other, or when no role of the
-    lists is of this machine.
-    """
-    lists = {role: _read_list(arguments, role) for role in LISTS}
-    counts, notes = _counts(arguments, config, lists)
-    _check_counts(counts, config)
-    networked = lists["server"] is not None or lists["coordinator"] is not None
-    if arguments.in_process or not networked:
-        _check_one_machine(arguments, lists)
-        scheme = "loopback://" if arguments.in_process else f"ipc://{around.private_dir}/"
-        roles = _local_roles(counts, scheme)
-    else:
-        roles = _networked_roles(arguments, counts, lists, notes)
-    local = _pick_local(arguments, roles, lists, around)
-    guard = _security(arguments, roles, local, networked, around)
-    _say_unused(arguments, lists, notes)
-    faults = _faults(arguments, counts)
-    job = _job(arguments, config, around, roles, guard, whole_job=len(local) == len(roles))
-    private_dir = around.private_dir if guard.security == "unix" or guard.makes_keys else None
-    job = msgspec.structs.replace(job, faults=faults)
-    return Plan(job, roles, local, _binds(local), private_dir, guard.makes_keys, tuple(notes))
-
-
-def _faults(arguments: Arguments, counts: dict[str, int]) -> str:
-    """The faults of --faults in their own words, when the job has the roles that they strike."""
-    faults = Faults.parse(arguments.faults)
-    faults.check(counts, arguments.in_process)
-    return str(faults)
-
-
-def _job(
-    arguments: Arguments,
-    config: Config,
-    around: Surroundings,
-    roles: tuple[Role, ...],
-    guard: _Guard,
-    *,
-    whole_job: bool,
-) -> Job:
-    """What every role is told."""
-    servers = tuple(role.endpoint for role in roles if role.role == "server")
-    coordinators = [role.endpoint for role in roles if role.role == "coordinator"]
-    return Job(
-        run_id=_run_id(arguments, config, around.token, whole_job=whole_job),
-        run_dir=str(around.run_dir),
-        config_dir=str(around.config_path.parent),
-        config=config,
-        workers=sum(role.role == "worker" for role in roles),
-        servers=servers,
-        coordinator=coordinators[0] if coordinators else servers[0],
-        coordinators=len(coordinators),
-        security=guard.security,
-        key_dir=guard.key_dir,
-        trainer=arguments.trainer or "",
-    )
-
-
-def _binds(local: tuple[Role, ...]) -> tuple[Endpoint, ...]:
+def tcp_endpoints(local: tuple[Role, ...]) -> tuple[Endpoint, ...]:
     """TCP endpoints that must be free here."""
+    parts = [(role, *role.endpoint.partition("://")[::2]) for role in local]
     return tuple(
-        parse_endpoint(role.endpoint.removeprefix("tcp://"), flag=role.role, port_needed=True)
-        for role in local
-        if role.endpoint.startswith("tcp://")
+        parse_endpoint(address, flag=role.role, port_needed=True)
+        for role, scheme, address in parts
+        if scheme in ("tcp", "tls")
     )
 
 
-def describe(plan: Plan) -> str:
+def describe(plan: Plan[AnyJob]) -> str:
     """The plan as text, for --dry_run."""
     job = plan.job
     lines = [
-        f"job       {job.config.job}, model {job.config.model}, mode {job.config.runner.sync_mode}",
+        f"job       {_kind(job)}",
         f"run id    {job.run_id}",
         f"run dir   {job.run_dir}",
-        f"data      {job.config.runner.train_data_dir}",
+        f"data      {job.config.data if isinstance(job, SplitJob) else job.config.runner.train_data_dir}",
         f"security  {job.security}" + (f", keys in {job.key_dir}" if job.key_dir else ""),
     ]
     if job.resume_from:
         lines.append(f"goes on   from {job.resume_from}")
-    if job.trainer:
+    if isinstance(job, Job) and job.trainer:
         lines.append(f"trainer   {job.trainer}")
     if job.faults:
         lines.append(f"faults    {job.faults}")
@@ -168,186 +95,22 @@ def describe(plan: Plan) -> str:
     for role in plan.roles:
         starts = "starts here" if role in plan.local else "elsewhere"
         lines.append(f"  {role.name:<14} {role.host:<15} {starts:<12} {role.endpoint or 'binds nothing'}")
+    if isinstance(job, SplitJob):
+        lines += [line for role in plan.local for line in _share(job, role)]
     return "\n".join(lines + [f"note      {note}" for note in plan.notes])
 
 
-def _read_list(arguments: Arguments, role: str) -> tuple[Endpoint, ...] | None:
-    texts = getattr(arguments, f"{role}s")
-    if texts is None:
-        return None
-    flag = f"--{role}s"
-    return tuple(parse_endpoint(text, flag=flag, port_needed=role != "worker") for text in texts)
+def _kind(job: AnyJob) -> str:
+    """The first line about a job."""
+    config = job.config
+    if isinstance(job, SplitJob):
+        return f"split, model {config.model}, parties {', '.join(job.names)}"
+    return f"{config.job}, model {config.model}, mode {job.config.runner.sync_mode}"
 
 
-def _counts(
-    arguments: Arguments, config: Config, lists: dict[str, tuple[Endpoint, ...] | None]
-) -> tuple[dict[str, int], list[str]]:
-    """How many of each role, and what must be said about it."""
-    notes = []
-    wanted = config.runner.with_coordinator
-    counts = {}
-    for role, silent in (("server", 1), ("worker", 1), ("coordinator", int(wanted or 0))):
-        said = getattr(arguments, f"{role}_num")
-        hosts = lists[role]
-        if said is not None and hosts is not None and said != len(hosts):
-            raise ConfigError(f"--{role}_num={said}, but --{role}s lists {len(hosts)}; they must agree")
-        counts[role] = len(hosts) if hosts is not None else silent if said is None else said
-    if wanted is not None and counts["coordinator"] != int(wanted):
-        notes.append(
-            f"runner.with_coordinator is {int(wanted)}, but the command line asks for {counts['coordinator']} "
-            "coordinators; the command line wins"
-        )
-    return counts, notes
-
-
-def _check_counts(counts: dict[str, int], config: Config) -> None:
-    for role, least in (("server", 1), ("worker", 1), ("coordinator", 0)):
-        if counts[role] < least:
-            raise ConfigError(f"--{role}_num={counts[role]}: expected at least {least}")
-    if counts["coordinator"] > 1:
-        raise ConfigError(f"{counts['coordinator']} coordinators were asked for; a job has one or none")
-    if config.network.min_workers > counts["worker"]:
-        raise ConfigError(
-            f"network.min_workers is {config.network.min_workers}, but the job has only {counts['worker']} workers"
-        )
-
-
-def _check_one_machine(arguments: Arguments, lists: dict[str, tuple[Endpoint, ...] | None]) -> None:
-    """Without endpoints of servers everything must start here, together."""
-    if arguments.role is not None:
-        where = "with --in_process" if arguments.in_process else "without host lists"
-        raise ConfigError(
-            f"--role {arguments.role} {where}: a role that starts alone must be told where the others are; "
-            "give --servers (and --coordinators) as host:port"
-        )
-    elsewhere = {endpoint.host for endpoint in lists["worker"] or () if not is_loopback(endpoint.host)}
-    if elsewhere and not arguments.in_process and len({endpoint.host for endpoint in lists["worker"] or ()}) > 1:
-        raise ConfigError(
-            f"--workers names several hosts ({', '.join(sorted(elsewhere))}), but no --servers says where they find "
-            "the servers"
-        )
-
-
-def _local_roles(counts: dict[str, int], scheme: str) -> tuple[Role, ...]:
-    return tuple(
-        Role(role, rank, "localhost", "" if role == "worker" else f"{scheme}{role}-{rank}")
-        for role in ("server", "coordinator", "worker")
-        for rank in range(counts[role])
-    )
-
-
-def _networked_roles(
-    arguments: Arguments, counts: dict[str, int], lists: dict[str, tuple[Endpoint, ...] | None], notes: list[str]
-) -> tuple[Role, ...]:
-    for role in ("server", "coordinator"):
-        if counts[role] and lists[role] is None:
-            raise ConfigError(f"host lists are given, but no --{role}s says where the {role} is; give it as host:port")
-    bound = [*(lists["server"] or ()), *(lists["coordinator"] or ())]
-    for endpoint in bound:
-        if bound.count(endpoint) > 1:
-            raise ConfigError(f"{endpoint} stands {bound.count(endpoint)} times in --servers and --coordinators")
-    workers = lists["worker"]
-    if workers is None:
-        hosts = sorted({endpoint.host for endpoint in bound})
-        if len(hosts) > 1 and arguments.role is None:
-            raise ConfigError(f"the lists name {len(hosts)} hosts ({', '.join(hosts)}); --workers must say where the "
-                              "workers run")  # fmt: skip
-        workers = (Endpoint(hosts[0] if len(hosts) == 1 else "?", 0),) * counts["worker"]
-    elif any(endpoint.port for endpoint in workers):
-        notes.append("workers bind nothing: the ports of --workers are accepted and unused")
-    hosts_of = {"server": lists["server"] or (), "coordinator": lists["coordinator"] or (), "worker": workers}
-    return tuple(
-        Role(role, rank, endpoint.host, "" if role == "worker" else f"tcp://{endpoint}")
-        for role, endpoints in hosts_of.items()
-        for rank, endpoint in enumerate(endpoints)
-    )
-
-
-def _pick_local(
-    arguments: Arguments,
-    roles: tuple[Role, ...],
-    lists: dict[str, tuple[Endpoint, ...] | None],
-    around: Surroundings,
-) -> tuple[Role, ...]:
-    """The roles that this launcher starts: one by name, all of one machine, or those whose host is this one."""
-    if arguments.role is not None:
-        rank = _lone_rank(arguments, roles, lists)
-        chosen = tuple(role for role in roles if (role.role, role.rank) == (arguments.role, rank))
-        if not chosen:
-            count = sum(role.role == arguments.role for role in roles)
-            raise ConfigError(f"--role {arguments.role} --rank {rank}: the job has {count} of them, counted from 0")
-        return chosen
-    hosts = sorted({role.host for role in roles})
-    if hosts == ["localhost"]:
-        return roles
-    mine = _hosts_here(arguments, hosts, around)
-    return tuple(role for role in roles if role.host in mine)
-
-
-def _hosts_here(arguments: Arguments, hosts: list[str], around: Surroundings) -> set[str]:
-    if arguments.host in hosts:
-        return {arguments.host}
-    # A pod may have an address of its own and still run a job of loopback addresses.
-    if arguments.host is not None and not (all(map(is_loopback, hosts)) and not is_loopback(arguments.host)):
-        raise ConfigError(
-            f"can't find your local ip: POD_IP (or --host) is {arguments.host}, the lists name {', '.join(hosts)}"
-        )
-    mine = {host for host in hosts if around.is_mine(host)}
-    if not mine:
-        raise ConfigError(
-            f"can't find your local ip: none of the listed hosts is this machine ({', '.join(hosts)}); set POD_IP or "
-            "--host to the one that is"
-        )
-    return mine
-
-
-def _lone_rank(arguments: Arguments, roles: tuple[Role, ...], lists: dict[str, tuple[Endpoint, ...] | None]) -> int:
-    """--rank, or the place of POD_IP:PADDLE_PORT in the role's list, or 0 where the job has only one."""
-    if arguments.rank is not None:
-        return arguments.rank
-    listed = lists[str(arguments.role)] or ()
-    mine = Endpoint(arguments.host or "", arguments.port or 0)
-    if mine in listed:
-        return listed.index(mine)
-    if sum(role.role == arguments.role for role in roles) == 1:
-        return 0
-    raise ConfigError(
-        f"--role {arguments.role}: which one? give --rank (or PADDLE_TRAINER_ID, or POD_IP and PADDLE_PORT)"
-    )
-
-
-def _security(
-    arguments: Arguments, roles: tuple[Role, ...], local: tuple[Role, ...], networked: bool, around: Surroundings
-) -> _Guard:
-    if arguments.in_process:
-        return _Guard("loopback")
-    if not networked:
-        return _Guard("unix")
-    if arguments.insecure:
-        return _Guard("plain")
-    loopback_only = all(is_loopback(role.host) for role in roles)
-    if loopback_only and len(local) == len(roles) and arguments.key_dir is None:
-        return _Guard("curve", str(around.private_dir / "keys"), makes_keys=True)
-    return _Guard("curve", str(around.key_dir))
-
-
-def _run_id(arguments: Arguments, config: Config, token: str, *, whole_job: bool) -> str:
-    """Random where one launcher starts all; else what every host can work out for itself."""
-    if whole_job and arguments.run_id is None:
-        return token
-    said = dataclasses.replace(arguments, host=None, port=None, role=None, rank=None, key_dir=None, log_dir="")
-    shared = (said.servers, said.workers, said.coordinators, said.run_id)
-    text = repr(shared).encode() + msgspec.json.encode(config, order="deterministic")
-    return hashlib.sha256(text).hexdigest()[:16]
-
-
-def _say_unused(arguments: Arguments, lists: dict[str, tuple[Endpoint, ...] | None], notes: list[str]) -> None:
-    given = [f"--{role}s" for role in LISTS if lists[role] is not None]
-    if arguments.in_process and given:
-        notes.append(f"--in_process: all roles are threads here, the hosts of {', '.join(given)} are unused")
-    elif given == ["--workers"]:
-        notes.append(
-            "without --servers all roles run here over unix sockets; --workers only gives the number of workers"
-        )
-    if arguments.insecure and not arguments.in_process and given in ([], ["--workers"]):
-        notes.append("--insecure is without effect: unix sockets are used, not TCP")
+def _share(job: SplitJob, role: Role) -> list[str]:
+    """What a party of a split job has."""
+    party = job.party(role.role, role.rank)
+    name = job.config.name(role.role, role.rank)
+    lines = [f"net       {net} of {name}" for net in party.nets]
+    return lines + [f"rows      {party.data} of {name}"] * bool(party.data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import shutil
 import tempfile
@@ -17,11 +18,12 @@ from typing import Any
 
 import msgspec
 
-from flps.config.job import Job
+from flps.config.split_job import SplitJob
 from flps.config.types import EMBEDDED, Config
 from flps.errors import ConfigError, ResourceError
-from flps.launch.arguments import ROLES, Arguments
-from flps.launch.plan import Plan
+from flps.launch.arguments import Arguments
+from flps.launch.kind import ROLES_OF
+from flps.launch.plan import AnyJob, Plan
 
 SOCKET_PATH_MAX = 100  # the kernel takes 107 bytes; zmq adds nothing, we leave a margin
 
@@ -81,7 +83,7 @@ def remove_private_dir(folder: str | Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_keys(plan: Plan) -> None:
+def check_keys(plan: Plan[AnyJob]) -> None:
     """See that the keys of the roles that start here are in their folder, when they are not made for the run.
 
     Raises ConfigError that names the missing files and `flps keys make`.
@@ -92,25 +94,28 @@ def check_keys(plan: Plan) -> None:
     folder = Path(job.key_dir)
     here = {role.role for role in plan.local}
     wanted = [f"{role}.secret" for role in sorted(here)]
-    wanted += [f"{role}.public" for role in ROLES if role in _dialled(plan, here) | _visitors(plan, here)]
+    roles = [role for roles in ROLES_OF.values() for role in roles]
+    wanted += [f"{role}.public" for role in roles if role in _dialled(plan, here) | _visitors(plan, here)]
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise ConfigError(
             f"no CURVE keys: {', '.join(missing)} missing in {job.key_dir}. TCP between hosts is encrypted: make keys "
             f"once with `flps keys make --key_dir {job.key_dir}` and give each host those it needs, or say --insecure; "
-            "instead of worker.public `flps keys allow` takes the key of each owner"
+            f"instead of {_owner(plan)}.public `flps keys allow` takes the key of each owner"
         )
 
 
-def _dialled(plan: Plan, here: set[str]) -> set[str]:
+def _dialled(plan: Plan[AnyJob], here: set[str]) -> set[str]:
     """Roles that those which start here dial: their public keys must be known."""
     host = "coordinator" if any(role.role == "coordinator" for role in plan.roles) else "server"
-    return ({"server", host} if "worker" in here else set()) | ({host} if "server" in here else set())
+    dialled = ({"server", host} if "worker" in here else set()) | ({host} if "server" in here else set())
+    return dialled | ({"leader"} if "follower" in here else set())
 
 
-def _visitors(plan: Plan, here: set[str]) -> set[str]:
+def _visitors(plan: Plan[AnyJob], here: set[str]) -> set[str]:
     """Roles that dial those which start here, and have no key of an owner's on the list."""
     expected = ({"worker"} if "server" in here else set()) | ({"worker", "server"} if "coordinator" in here else set())
+    expected |= {"follower"} if "leader" in here else set()
     if not expected:
         return set()
     from flps.transport.access import read_list
@@ -118,12 +123,35 @@ def _visitors(plan: Plan, here: set[str]) -> set[str]:
     return expected - {entry.role for entry in read_list(Path(plan.job.key_dir)) if entry.verdict == "allow"}
 
 
-def make_run_keys(plan: Plan) -> None:
-    """Make CURVE keys for this run only, when the plan says so."""
-    if plan.makes_keys:
-        from flps.transport.security import make_keys
+def _owner(plan: Plan[AnyJob]) -> str:
+    """The role in which an owner takes part."""
+    return "follower" if isinstance(plan.job, SplitJob) else "worker"
 
-        make_keys(Path(plan.job.key_dir))
+
+def make_run_keys(plan: Plan[AnyJob]) -> None:
+    """Make CURVE keys, when the plan says so: for this run only, or for all parties of this user on this machine."""
+    if not plan.makes_keys:
+        return
+    from flps.transport.security import make_keys
+
+    folder = Path(plan.job.key_dir)
+    with shared_folder(folder.parent) if plan.private_dir is None else contextlib.nullcontext():
+        make_keys(folder, ROLES_OF["split" if isinstance(plan.job, SplitJob) else "federation"])
+
+
+@contextlib.contextmanager
+def shared_folder(folder: Path) -> Iterator[None]:
+    """A folder of mode 700 that stays, for one launcher at a time. Raises ResourceError when others can enter it."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.stat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o077:
+            raise ResourceError(f"others can enter {folder}, where keys are to lie; `chmod 700 {folder}`, or --key_dir")
+        with (folder / "keys.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise ResourceError(f"cannot keep keys in {folder}: {error.strerror}") from error
 
 
 def with_embedded(
@@ -150,7 +178,7 @@ def with_embedded(
     return msgspec.structs.replace(config, runner=runner)
 
 
-def write_job(job: Job, config_text: bytes) -> None:
+def write_job(job: AnyJob, config_text: bytes) -> None:
     """Put the yaml as it was and the job as it is run into the run's folder."""
     folder = Path(job.run_dir)
     try:

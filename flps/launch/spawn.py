@@ -20,17 +20,20 @@ from typing import Any
 
 import msgspec
 
-from flps.config.job import Job
 from flps.errors import FlpsError
 from flps.launch.child import HELD_BACK, become
-from flps.launch.plan import Role
+from flps.launch.plan import AnyJob, Role
 from flps.models.catalog import BUILT_IN
 
 log = logging.getLogger("flps.launch")
 
 ROLE_TARGET = "flps.launch.role:run_role"
+PARTY_TARGET = "flps.party.role:run_party"
 PRELOAD = ("flps.launch.child",)
-PRELOAD_ROLES = ("torch", "flps.launch.role")
+PRELOAD_OF = {
+    ROLE_TARGET: ("torch", "flps.launch.role", *(model.module for model in BUILT_IN.values())),
+    PARTY_TARGET: ("torch", "flps.party.role", "flps.models.wide_deep.model"),
+}  # what roles import, which is then imported once
 KILLED_S = 10.0  # what is killed is gone in no time, unless it hangs in the kernel (a disk of the network)
 UNKNOWN_CODE = 255  # what multiprocessing says when the parent of the roles died before the role did
 
@@ -43,8 +46,7 @@ def preloaded_parent(target: str = ROLE_TARGET) -> Iterator[None]:
 
     When the block is left the parent is gone; no role may be alive by then.
     """
-    models = [model.module for model in BUILT_IN.values()]
-    forkserver.set_forkserver_preload([*PRELOAD, *PRELOAD_ROLES, *models] if target == ROLE_TARGET else list(PRELOAD))
+    forkserver.set_forkserver_preload([*PRELOAD, *PRELOAD_OF.get(target, ())])
     # The tracker lifts the mask when it starts, so it must be there first.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
@@ -73,7 +75,7 @@ def _stop_parent() -> None:
 class Processes:
     """The processes of this launcher's roles."""
 
-    def __init__(self, job: Job, private_dir: str, target: str = ROLE_TARGET) -> None:
+    def __init__(self, job: AnyJob, private_dir: str, target: str = ROLE_TARGET) -> None:
         """target: what a child runs, as `package.module:function` or `file.py:function`."""
         self._job_json = msgspec.json.encode(job)
         self._private_dir, self._target = private_dir, target

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from flps.config.split_job import SplitJob
 from flps.errors import EXIT_DONE, EXIT_WITH_LOSSES, FlpsError
 from flps.launch.logs import log_name, write_roles
-from flps.launch.plan import Plan, Role
+from flps.launch.plan import AnyJob, Plan, Role
 from flps.launch.signals import signal_bell
 from flps.launch.watch import Restart, Verdict, Watch
 from flps.metrics import EventLog, EventReader
@@ -54,7 +55,7 @@ class Supervisor:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Plan[AnyJob],
         crew: Crew,
         show: Callable[[Event], None],
         *,
@@ -71,15 +72,16 @@ class Supervisor:
         self._events = EventReader(str(Path(plan.job.run_dir) / "metrics.jsonl"))
         self._roles = {role.name: role for role in plan.local}
         network = plan.job.config.network
+        workers, keeps_state = _stakes(plan.job)
         self.watch = Watch(
             local=plan.local,
-            workers=plan.job.workers,
+            workers=workers,
             min_workers=network.min_workers,
             start_deadline=clock() + network.start_timeout_s,
             grace_s=grace_s,
             max_restarts=max_restarts,
             start_s=network.start_timeout_s,
-            keeps_state=plan.job.config.runner.durability != "off",
+            keeps_state=keeps_state,
         )
         self._pids: dict[Role, int] = {}
 
@@ -152,8 +154,8 @@ class Supervisor:
                 self.watch.lost(name, reason, self._clock(), came_up=event.get("came_up") is not False)
 
     def _stop_all(self, bell: int, caught: list[int]) -> None:
-        """Workers first, then those they talk to. A second Ctrl-C kills at once."""
-        order = {"worker": 0, "server": 1, "coordinator": 2}
+        """Those that dial first, then those they talk to. A second Ctrl-C kills at once."""
+        order = {"worker": 0, "follower": 0, "server": 1, "leader": 1, "coordinator": 2}
         roles = sorted(self._crew.alive(), key=lambda role: order[role.role])
         already = len(caught)
         self._stop(roles, lambda: len(caught) > already, bell)
@@ -170,6 +172,14 @@ class Supervisor:
                 self.watch.ended(role, code, self._clock())
         for role in waits_for:
             self._crew.kill(role)
+
+
+def _stakes(job: AnyJob) -> tuple[int, bool]:
+    """How many workers the job has, of which some may be lost, and whether its other roles can be started again.
+
+    A split job has no worker, and its parties go back together to a common checkpoint, or to the beginning.
+    """
+    return (0, True) if isinstance(job, SplitJob) else (job.workers, job.config.runner.durability != "off")
 
 
 def _name(event: Event, role: str, rank: str) -> str:

@@ -15,10 +15,9 @@ import time
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from flps.config.job import Job
 from flps.launch.child import outcome, resolve
 from flps.launch.logs import formatter, log_name
-from flps.launch.plan import Role
+from flps.launch.plan import AnyJob, Role
 from flps.launch.spawn import ROLE_TARGET
 
 log = logging.getLogger("flps.launch")
@@ -30,7 +29,7 @@ REPORTED_S = (
 class Threads:
     """The threads of this launcher's roles; each is named after its role, `worker.3`."""
 
-    def __init__(self, job: Job, target: str = ROLE_TARGET) -> None:
+    def __init__(self, job: AnyJob, target: str = ROLE_TARGET) -> None:
         """target: what a thread runs, as `package.module:function` or `file.py:function`."""
         self._job, self._run = job, resolve(target)
         self._alive: dict[Role, threading.Thread] = {}

@@ -55,7 +55,8 @@ class Restart:
 class Watch:
     """The state of a run as the launcher sees it.
 
-    local: roles started here. workers: how many the whole job has. min_workers: with fewer alive all is stopped.
+    local: roles started here. workers: how many the whole job has; 0: it has no role that may be lost, and none that
+    ends only because the others have. min_workers: with fewer alive all is stopped.
     start_deadline: every local role must be ready by then. grace_s: how long servers and coordinator may take to end
     after the last worker, and a worker that the coordinator has given up. max_restarts: how often each role may be
     started again, and has start_s to be ready; servers and coordinator only when a journal keeps their state.
@@ -227,7 +228,7 @@ class Watch:
 
     def _workers_are_gone(self, now: float) -> None:
         """Give servers and coordinator a deadline, unless workers of other hosts may still need them."""
-        if sum(role.role == "worker" for role in self.local) == self.workers:
+        if self.workers and sum(role.role == "worker" for role in self.local) == self.workers:
             for role in self.alive:
                 self._deadlines.setdefault(role, now + self.grace_s)
 

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from flps.config import SplitModel
 from flps.errors import ConfigError
 from flps.models.ncf.hyper import NcfHyperParameters
+from flps.models.wide_deep.options import PRESETS, NetworkConfig
 from flps.scripts import load_script
 
 if TYPE_CHECKING:
@@ -34,6 +36,19 @@ class BuiltIn(NamedTuple):
 
 
 BUILT_IN: Mapping[str, BuiltIn] = {"ncf": BuiltIn("flps.models.ncf.build", NcfHyperParameters)}
+
+
+def _wide_deep_nets(values: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The yaml files of the leader's and of a follower's nets that the original's keys name."""
+    if not values["simu_tee"]:
+        return (values["leader_bottom_yaml_path"], values["leader_top_yaml_path"]), (
+            values["follower_bottom_yaml_path"],
+        )
+    leader = ("leader_bottom_tee_yaml_path", "leader_tee_yaml_path", "leader_top_tee_yaml_path")
+    return tuple(values[key] for key in leader), (values["follower_bottom_tee_yaml_path"],)
+
+
+SPLIT: Mapping[str, SplitModel] = {"wide_deep": SplitModel(NetworkConfig, PRESETS, _wide_deep_nets)}
 
 
 def schemas() -> dict[str, type[msgspec.Struct]]:

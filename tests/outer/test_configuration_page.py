@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from flps.config import Network, Runner, TableParameters
+from flps.config import Network, Runner, SplitConfig, TableParameters
+from flps.config.split import Follower, Psi, SplitRunner
+from flps.models.wide_deep.options import NetworkConfig
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -26,6 +28,6 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_every_key_is_on_the_page() -> None:
     page = written_page()
-    for part in (Runner, Network, TableParameters):
+    for part in (Runner, Network, TableParameters, SplitConfig, SplitRunner, Follower, Psi, NetworkConfig):
         for key in part.__struct_fields__:
             assert f"| `{key}` |" in page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def test_a_printed_command_is_planned(
     ncf = (ROOT / "configs" / "ncf.yaml").read_text()
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "ncf.yaml").write_text(ncf)
+    shutil.copytree(ROOT / "configs" / "wide_deep", tmp_path / "configs" / "wide_deep")
     (tmp_path / "x.yaml").write_text(ncf.replace("  with_coordinator: true\n", ""))
     (tmp_path / "trainer.py").touch()
     _, *argv = shlex.split(os.path.expandvars(command), comments=True)

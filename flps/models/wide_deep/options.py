@@ -19,6 +19,7 @@ Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Width = Annotated[int, Meta(ge=1, le=65536)]
 Init = Literal["normal", "uniform", "random", "one", "zero"]
 CONFIGS = "configs/wide_deep"
+_INERT = Meta(description="MindSpore's own; accepted, without effect.")
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,42 +56,62 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     sparse: Annotated[bool, Meta(description="Sparse gradients of the tables.")] = False
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="Of first weights and of the order of rows.")] = 0
 
-    leader_top_yaml_path: str = f"{CONFIGS}/leader_top.yaml"
-    leader_bottom_yaml_path: str = f"{CONFIGS}/leader_bottom.yaml"
-    follower_bottom_yaml_path: str = f"{CONFIGS}/follower_bottom.yaml"
-    leader_tee_yaml_path: str = f"{CONFIGS}/leader_tee.yaml"
-    leader_top_tee_yaml_path: str = f"{CONFIGS}/leader_top_tee.yaml"
-    leader_bottom_tee_yaml_path: str = f"{CONFIGS}/leader_bottom_tee.yaml"
-    follower_bottom_tee_yaml_path: str = f"{CONFIGS}/follower_bottom_tee.yaml"
+    leader_top_yaml_path: Annotated[str, Meta(description="Yaml of the leader's top, where the job names no nets.")] = (
+        f"{CONFIGS}/leader_top.yaml"
+    )
+    leader_bottom_yaml_path: Annotated[str, Meta(description="Yaml of the leader's bottom.")] = (
+        f"{CONFIGS}/leader_bottom.yaml"
+    )
+    follower_bottom_yaml_path: Annotated[str, Meta(description="Yaml of a follower's bottom.")] = (
+        f"{CONFIGS}/follower_bottom.yaml"
+    )
+    leader_tee_yaml_path: Annotated[str, Meta(description="Three-stage form: yaml of the stage in the middle.")] = (
+        f"{CONFIGS}/leader_tee.yaml"
+    )
+    leader_top_tee_yaml_path: Annotated[str, Meta(description="Three-stage form: yaml of the leader's top.")] = (
+        f"{CONFIGS}/leader_top_tee.yaml"
+    )
+    leader_bottom_tee_yaml_path: Annotated[str, Meta(description="Three-stage form: yaml of the leader's bottom.")] = (
+        f"{CONFIGS}/leader_bottom_tee.yaml"
+    )
+    follower_bottom_tee_yaml_path: Annotated[
+        str, Meta(description="Three-stage form: yaml of a follower's bottom.")
+    ] = f"{CONFIGS}/follower_bottom_tee.yaml"
     simu_tee: Annotated[bool, Meta(description="The three-stage form; a simulation that protects nothing.")] = False
     label_dp: Annotated[bool, Meta(description="Noise on the labels, as leader_top's privacy section says.")] = False
 
-    ckpt_path: str = "./ckpt"
-    resume: bool = False
-    pre_trained_follower: str = ""
-    pre_trained_leader: str = ""
-    http_server_address: str = "127.0.0.1:10087"
-    remote_server_address: str = "127.0.0.1:10086"
-    enable_ssl: bool = False
-    server_cert_path: str = ""
-    client_cert_path: str = ""
-    ca_cert_path: str = ""
-    server_password: str = ""
-    client_password: str = ""
+    ckpt_path: Annotated[
+        str, Meta(description="Folder of checkpoints in the original's loops; a job has runner.checkpoint_path.")
+    ] = "./ckpt"
+    resume: Annotated[bool, Meta(description="Go on from the newest run, as `--resume` says it.")] = False
+    pre_trained_follower: Annotated[str, Meta(description="A checkpoint that the follower starts from.")] = ""
+    pre_trained_leader: Annotated[str, Meta(description="A checkpoint that the leader starts from.")] = ""
+    http_server_address: Annotated[
+        str, Meta(description="A party that starts alone: its own host:port. The leader listens there.")
+    ] = "127.0.0.1:10087"
+    remote_server_address: Annotated[
+        str, Meta(description="A party that starts alone: the other's host:port. A follower dials it.")
+    ] = "127.0.0.1:10086"
+    enable_ssl: Annotated[bool, Meta(description="TLS between the parties, with the certificates below.")] = False
+    server_cert_path: Annotated[str, Meta(description="Certificate that the leader shows.")] = ""
+    client_cert_path: Annotated[str, Meta(description="Certificate that a follower shows.")] = ""
+    ca_cert_path: Annotated[str, Meta(description="Certificates of those whom a party trusts.")] = ""
+    server_password: Annotated[str, Meta(description="Refused in a job: see FLPS_SERVER_PASSWORD.")] = ""
+    client_password: Annotated[str, Meta(description="Refused in a job: see FLPS_CLIENT_PASSWORD.")] = ""
 
     # MindSpore's own: accepted so that the original's file loads, without effect
-    leader_yaml_path: str = ""
-    follower_yaml_path: str = ""
-    full_batch: bool = False
-    vocab_cache_size: int = 0
-    host_device_mix: int = 0
-    dataset_type: str = "mindrecord"
-    parameter_server: int = 0
-    field_slice: bool = False
-    deep_table_slice_mode: str = "column_slice"
-    manual_shape: str | None = None
-    enable_TEE: bool = False  # noqa: N815  the original's key
-    embedding_tee: bool = False
+    leader_yaml_path: Annotated[str, _INERT] = ""
+    follower_yaml_path: Annotated[str, _INERT] = ""
+    full_batch: Annotated[bool, _INERT] = False
+    vocab_cache_size: Annotated[int, _INERT] = 0
+    host_device_mix: Annotated[int, _INERT] = 0
+    dataset_type: Annotated[str, _INERT] = "mindrecord"
+    parameter_server: Annotated[int, _INERT] = 0
+    field_slice: Annotated[bool, _INERT] = False
+    deep_table_slice_mode: Annotated[str, _INERT] = "column_slice"
+    manual_shape: Annotated[str | None, _INERT] = None
+    enable_TEE: Annotated[bool, _INERT] = False  # noqa: N815  the original's key
+    embedding_tee: Annotated[bool, _INERT] = False
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself: parties' columns are all columns."""

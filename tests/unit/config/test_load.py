@@ -220,7 +220,7 @@ def test_a_misspelt_key_names_the_nearest(part: str, key: str, tmp_path: Path) -
             "runner:\n  train_data_dir: x\n  epochs: 1\n  epochs: 2\n",
             "job.yaml:4: runner.epochs is said twice, first at job.yaml:3",
         ),
-        ("runner: {train_data_dir: x}\njob: split\n", "job.yaml:2: job: jobs of the kind 'split' are not built yet"),
+        ("runner: {train_data_dir: x}\njob: split\n", "job.yaml:2: job: a split job has keys of its own"),
         ("runner: {train_data_dir: x}\njob: pretrain\n", "jobs of the kind 'pretrain' are not built yet"),
         ("runner: {train_data_dir: x}\njob: both\n", "expected one of federation, pretrain, split, got 'both'"),
         (

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import io
 import math
+import re
 
 import pytest
 from rich.console import Console
 
 from flps.launch.board import Board
-from flps.launch.live import LiveShow, PlainShow, line, rate, result_table, roles_table, size, span
+from flps.launch.live import (
+    LiveShow,
+    PlainShow,
+    line,
+    rate,
+    result_table,
+    roles_table,
+    size,
+    span,
+    split_result_table,
+)
 from flps.launch.plan import Role
 
 ROLES = (Role("server", 0, "h"), Role("worker", 0, "h"), Role("worker", 1, "h"))
@@ -221,3 +232,26 @@ def test_numbers_for_reading() -> None:
     ]  # fmt: skip
     assert [span(math.nan), span(7.51), span(60), span(3723)] == ["", "7.5 s", "1:00", "1:02:03"]
     assert [rate(math.nan), rate(math.inf), rate(1234567.8)] == ["", "", "1,234,568"]
+
+
+def test_what_a_split_run_shows() -> None:
+    board = Board.of((Role("leader", 0, "h"), Role("follower", 0, "h")))
+    progress = PROGRESS | {"role": "leader"}
+    epoch = {
+        "event": "epoch",
+        "role": "leader",
+        "rank": 0,
+        "epoch": 0,
+        "loss": 0.5,
+        "auc": 0.6,
+        "samples_per_s": 1234.0,
+    }
+    held_out = {"event": "eval", "role": "leader", "rank": 0, "epoch": 1, "auc": 0.7512, "log_loss": 0.4321}
+    for event in (progress, epoch, held_out):
+        board.apply(event)
+    assert line(held_out) == "evaluation after epoch 1: AUC 0.7512, log loss 0.4321"
+    shown = drawn(split_result_table(board, wall_s=7.5, places={"logs": "/log"}))
+    for row in ("AUC .* 0.7512", "log loss .* 0.4321", "training loss .* 0.5000", "samples/s .* 1,234",
+                "leader.0 received, sent .* 2.5 MB, 900 B", "wall time .* 7.5 s", "logs .* /log"):  # fmt: skip
+        assert re.search(row, shown), shown
+    assert "follower.0" not in shown

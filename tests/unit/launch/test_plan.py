@@ -10,8 +10,9 @@ import pytest
 from flps.config.types import Config, Network, Runner
 from flps.errors import ConfigError
 from flps.launch.arguments import Arguments
+from flps.launch.federation import make_plan
 from flps.launch.hosts import Endpoint
-from flps.launch.plan import Plan, Surroundings, describe, make_plan
+from flps.launch.plan import Plan, Surroundings, describe
 
 CONFIG = Config(runner=Runner(train_data_dir="d"))
 AROUND = Surroundings(

@@ -316,3 +316,47 @@ def test_a_server_that_dies_after_all_workers_is_started_again() -> None:
     end(state, (W0, 0), (W1, 0), (W2, 0), (SERVER, -9))
     assert [restart.role for restart in state.restarts()] == [SERVER]
     assert end(state, (SERVER, 0), (COORDINATOR, 0)).exit_code == 0
+
+
+LEADER, F0, F1 = Role("leader", 0, "h"), Role("follower", 0, "h"), Role("follower", 1, "h")
+
+
+def parties(max_restarts: int = 0) -> Watch:
+    """A split job, which has no worker."""
+    return come_up(
+        Watch(
+            local=(LEADER, F0, F1), workers=0, min_workers=1, start_deadline=60, grace_s=10, keeps_state=True,
+            max_restarts=max_restarts,
+        )
+    )  # fmt: skip
+
+
+def test_parties_end_each_in_its_own_time() -> None:
+    state = parties()
+    state.ended(F0, 0, now=1)
+    assert (state.next_deadline(), state.overdue(now=1e9)) == (None, [])  # the others may have an evaluation to do
+    assert end(state, (LEADER, 0), (F1, 0)) == Verdict(0, "done")
+
+
+@pytest.mark.parametrize(
+    ("role", "code", "exit_code"), [(F1, -9, 4), (LEADER, -9, 4), (F0, 2, 2), (LEADER, 6, 6), (LEADER, 1, 4)]
+)
+def test_no_party_may_be_lost(role: Role, code: int, exit_code: int) -> None:
+    state = parties()
+    state.ended(role, code, now=1)
+    assert state.stopping
+    verdict = end(state, *((other, 143) for other in (LEADER, F0, F1) if other != role))
+    assert (verdict.exit_code, verdict.culprit) == (exit_code, role)
+    assert verdict.reason.startswith(f"{role.name} {how_it_ended(code)}")
+
+
+def test_every_party_may_be_started_again() -> None:
+    state = parties(max_restarts=1)
+    for role in (LEADER, F1):
+        state.ended(role, -9, now=1)
+        assert state.restarts() == [Restart(role, 2, "was killed by SIGKILL", 0)]
+    state.ended(F1, -9, now=2)
+    assert (
+        state.result().reason
+        == "follower.1 was killed by SIGKILL after 1 restarts (--max_restarts), so the job was stopped"
+    )

@@ -1,0 +1,160 @@
+"""What the parties that start here need of this host: the yaml files of their nets, their rows, their certificates.
+
+Law 1: all that is missing or wrong is said at once, before a role starts.
+Law 2: what a party of another host has is that host's affair and is not looked for here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flps.config.split import EMBEDDED_ROWS, Follower, Leader, SplitConfig
+from flps.config.split_job import SplitJob
+from flps.errors import ConfigError, ResourceError
+from flps.launch.plan import Plan, Role
+from flps.launch.prepare import cache_dir
+from flps.split.schema import FLYamlData
+
+CERTIFICATES = {"leader": "server_cert_path", "follower": "client_cert_path"}
+
+
+def with_files(plan: Plan[SplitJob]) -> Plan[SplitJob]:
+    """The plan with absolute paths for all that the local parties read, once it is sure that it is there and right.
+
+    A relative path is looked for beside the job's yaml, then in the working folder. Each net's yaml is read and
+    checked. Raises ConfigError with everything that is wrong.
+    """
+    search = _Search(Path(plan.job.config_dir))
+    config = plan.job.config
+    for role in plan.local:
+        config = _with_party(config, role, _found(search, config, role))
+    if config.psi is None and not _has_own_rows(plan, config) and config.data != EMBEDDED_ROWS:
+        config = _with_rows(config, search.folder("data", config.data))
+    if plan.job.security == "tls":
+        values = _certificates(search, config.hyper_parameters, plan.local)
+        config = msgspec.structs.replace(config, hyper_parameters=values)
+    search.raise_if_any()
+    return dataclasses.replace(plan, job=msgspec.structs.replace(plan.job, config=config))
+
+
+def with_embedded_rows(
+    plan: Plan[SplitJob], environment: Mapping[str, str], say: Callable[[str], None] = lambda text: None
+) -> Plan[SplitJob]:
+    """The plan with a real folder in the place of `embedded:criteo_like`, whose rows are made when not cached."""
+    config = plan.job.config
+    if config.data != EMBEDDED_ROWS or _has_own_rows(plan, config) or config.psi is not None:
+        return plan
+    from flps.data.criteo_like import ensure
+
+    cache = cache_dir(environment)
+    say(f"the generated rows are looked up in {cache}; made when they are not there")
+    try:
+        folder = ensure(cache)
+    except OSError as error:
+        raise ResourceError(f"cannot make the default data in {cache}: {error.strerror}; set FLPS_CACHE_DIR") from error
+    config = _with_rows(config, str(folder))
+    return dataclasses.replace(plan, job=msgspec.structs.replace(plan.job, config=config))
+
+
+class _Search:
+    """Finds files and folders, and keeps what is wrong with them."""
+
+    def __init__(self, config_dir: Path) -> None:
+        self._places = list(dict.fromkeys([config_dir, Path.cwd()]))
+        self.complaints: list[str] = []
+
+    def file(self, what: str, name: str) -> str:
+        """The absolute path of a file."""
+        return self._find(what, name, Path.is_file, "file")
+
+    def folder(self, what: str, name: str) -> str:
+        """The absolute path of a folder."""
+        return self._find(what, name, Path.is_dir, "folder")
+
+    def _find(self, what: str, name: str, is_there: Callable[[Path], bool], kind: str) -> str:
+        if not name:
+            self.complaints.append(f"{what}: is missing: name a {kind}")
+            return ""
+        candidates = [(place / Path(name).expanduser()).resolve() for place in self._places]
+        found = next((path for path in candidates if is_there(path)), None)
+        if found is None:
+            tried = " nor ".join(dict.fromkeys(map(str, candidates)))
+            self.complaints.append(f"{what}: there is no {kind} {tried}")
+        return str(found or candidates[0])
+
+    def raise_if_any(self) -> None:
+        """Raises ConfigError that says them all."""
+        said = list(dict.fromkeys(self.complaints))
+        if len(said) == 1:
+            raise ConfigError(said[0])
+        if said:
+            raise ConfigError("\n  ".join([f"{len(said)} things are wrong with the parties' files:", *said]))
+
+
+def _found(search: _Search, config: SplitConfig, role: Role) -> Leader | Follower:
+    """A party with absolute paths, its nets checked."""
+    party = config.party(role.role, role.rank)
+    where = "parties.leader" if role.role == "leader" else f"parties.followers[{role.rank}]"
+    nets = tuple(_net(search, f"{where}.nets", net, role) for net in party.nets)
+    rows = search.folder(f"{where}.data", party.data) if party.data else ""
+    if config.psi is not None and not party.inputs:
+        search.complaints.append(f"{where}.inputs: is missing: the rows that `psi` aligns")
+    inputs = tuple(
+        source if "://" in source else search.file(f"{where}.inputs", source) for source in party.inputs
+    )  # a database is named by a url
+    return msgspec.structs.replace(party, nets=nets, data=rows, inputs=inputs)
+
+
+def _net(search: _Search, where: str, name: str, role: Role) -> str:
+    """The absolute path of a net's yaml, read and checked."""
+    path = search.file(where, name)
+    if Path(path).is_file():
+        try:
+            net = FLYamlData(path)
+        except ConfigError as error:
+            search.complaints.append(str(error).replace("\n", "\n  "))
+        else:
+            if net.role != role.role:
+                search.complaints.append(f"{net.where('role')}: role: is {net.role}, but the net is the {role.role}'s")
+    return path
+
+
+def _certificates(search: _Search, said: Mapping[str, Any], local: tuple[Role, ...]) -> dict[str, Any]:
+    """The hyper_parameters with absolute paths of the certificates that the local parties show and trust."""
+    values = dict(said)
+    for key in dict.fromkeys([*(CERTIFICATES[role.role] for role in local), "ca_cert_path"]):
+        name = values.get(key)
+        if not isinstance(name, str) or not name:
+            search.complaints.append(f"hyper_parameters.{key}: is missing, which enable_ssl needs")
+        else:
+            values[key] = search.file(f"hyper_parameters.{key}", name)
+    return values
+
+
+def _has_own_rows(plan: Plan[SplitJob], config: SplitConfig) -> bool:
+    """Whether every party that starts here names a folder of its own."""
+    return all(config.party(role.role, role.rank).data for role in plan.local)
+
+
+def _with_party(config: SplitConfig, role: Role, party: Leader | Follower) -> SplitConfig:
+    parties = config.parties
+    if isinstance(party, Leader):
+        parties = msgspec.structs.replace(parties, leader=party)
+    else:
+        others = list(parties.followers)
+        others[role.rank] = party
+        parties = msgspec.structs.replace(parties, followers=tuple(others))
+    return msgspec.structs.replace(config, parties=parties)
+
+
+def _with_rows(config: SplitConfig, folder: str) -> SplitConfig:
+    """The folder of the rows, in both places that say it."""
+    values = dict(config.hyper_parameters)
+    if "data_path" in values:
+        values["data_path"] = folder
+    return msgspec.structs.replace(config, data=folder, hyper_parameters=values)
