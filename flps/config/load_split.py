@@ -18,8 +18,9 @@ NEEDS = "a split job needs at least `job: split`"
 
 
 class SplitModel(NamedTuple):
-    """What must be known of a built-in model to read a job of it."""
+    """What must be known of a built-in model to read a job of it, and to play it."""
 
+    module: str  # holds `build(hyper_parameters: schema, seat: Seat)`, which makes a party
     schema: type[msgspec.Struct]  # of its hyper_parameters
     presets: Mapping[str, msgspec.Struct]  # of that type
     nets: Callable[[Mapping[str, Any]], tuple[tuple[str, ...], tuple[str, ...]]]  # yaml files: leader's, a follower's

@@ -80,6 +80,21 @@ class Parties(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class SplitRunner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a split job is run: what is printed, measured and saved. Epochs and rows of a step stand with the model."""
 
+    task: Annotated[
+        Literal["train", "evaluate", "predict"],
+        Meta(
+            description="What is done; `--evaluate=FOLDER` and `--predict=FOLDER` say it on the command line. "
+            "`evaluate`: measure trained nets on the held-out rows. `predict`: write their scores for these rows, in "
+            "the order of the rows, into the run folder; no labels are needed."
+        ),
+    ] = "train"
+    trained_models: Annotated[
+        str,
+        Meta(
+            description="Required by `evaluate` and `predict`: the `output_model` folder of a run, which has a folder "
+            "for each party."
+        ),
+    ] = ""
     print_interval: Annotated[int, Meta(ge=1, description="Steps between two progress lines.")] = 100
     eval_interval: Annotated[
         int, Meta(ge=0, description="Epochs between two evaluations on held-out rows; 0: only at the end.")

@@ -21,6 +21,7 @@ from flps.errors import ConfigError
 from flps.models.ncf.hyper import NcfHyperParameters
 from flps.models.wide_deep.options import PRESETS, NetworkConfig
 from flps.scripts import load_script
+from flps.split.seat import Seat
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +49,9 @@ def _wide_deep_nets(values: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[s
     return tuple(values[key] for key in leader), (values["follower_bottom_tee_yaml_path"],)
 
 
-SPLIT: Mapping[str, SplitModel] = {"wide_deep": SplitModel(NetworkConfig, PRESETS, _wide_deep_nets)}
+SPLIT: Mapping[str, SplitModel] = {
+    "wide_deep": SplitModel("flps.models.wide_deep.parties", NetworkConfig, PRESETS, _wide_deep_nets)
+}
 
 
 def schemas() -> dict[str, type[msgspec.Struct]]:
@@ -67,32 +70,46 @@ def resolve(name: str, config_dir: str | Path = ".") -> Builder:
     """
     if name in BUILT_IN:
         return _built_in(BUILT_IN[name])
+    return _own(name, Path(config_dir), BUILT_IN, "(hyper_parameters, seed)` that returns a torch module")
+
+
+def resolve_split(name: str, config_dir: str | Path = ".") -> Callable[[Mapping[str, Any], Seat], Any]:
+    """The function that makes a party of the split model called `name` from its hyper_parameters and its seat.
+
+    name, config_dir and errors: as `resolve`. What the function returns is a `flps.party.role.Brought`.
+    """
+    if name in SPLIT:
+        return _built_in(SPLIT[name])
+    return _own(name, Path(config_dir), SPLIT, "(hyper_parameters, seat)` that returns what a party brings")
+
+
+def _own(name: str, config_dir: Path, built_in: Mapping[str, Any], wanted: str) -> Callable[..., Any]:
+    """A user's function."""
     place, colon, function = name.rpartition(":")
     if not colon or not place or not function.isidentifier():
-        close = get_close_matches(name, BUILT_IN, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"built in: {', '.join(BUILT_IN)};"
+        close = get_close_matches(name, built_in, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"built in: {', '.join(built_in)};"
         raise ConfigError(
             f"model {name!r} is unknown; {hint} your own is named path/to/model.py:build or package.module:build"
         )
-    module = _load_file(name, place, Path(config_dir)) if place.endswith(".py") else _load_module(name, place)
+    module = _load_file(name, place, config_dir) if place.endswith(".py") else _load_module(name, place)
     build = getattr(module, function, None)
     if not callable(build):
         raise ConfigError(
-            f"model {name!r}: {module.__file__} has no function {function!r}; "
-            f"it wants `def {function}(hyper_parameters, seed)` that returns a torch module"
+            f"model {name!r}: {module.__file__} has no function {function!r}; it wants `def {function}{wanted}"
         )
     return build  # type: ignore[no-any-return]
 
 
-def _built_in(model: BuiltIn) -> Builder:
+def _built_in(model: BuiltIn | SplitModel) -> Callable[[Mapping[str, Any], Any], Any]:
     build = importlib.import_module(model.module).build
 
-    def build_from_mapping(hyper_parameters: Mapping[str, Any], seed: int) -> nn.Module:
+    def build_from_mapping(hyper_parameters: Mapping[str, Any], place: Any) -> Any:
         try:
             checked = msgspec.convert(dict(hyper_parameters), model.schema)
         except msgspec.ValidationError as error:
             raise ConfigError(f"hyper_parameters: {error}") from error
-        return build(checked, seed)  # type: ignore[no-any-return]
+        return build(checked, place)
 
     return build_from_mapping
 

@@ -1,19 +1,24 @@
-"""A party's run: epochs over its rows, step by step with the others; what it says, measures and keeps.
+"""A party's run: epochs over its rows, step by step with the others; what it says, measures and keeps. And what trained
+nets are good for: to be measured, and to predict.
 
 Law 1: leader and followers run the same loop; who has labels measures.
 Law 2: all go on from the newest step that all of them have a checkpoint of.
-Law 3: when a party is started again, every other one goes back with it, and what was under way is dropped.
+Law 3: when a party is started again, every other one goes back with it, and what was under way is dropped. So nobody
+leaves before all have what they need of each other.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flps.errors import ConfigError, PartyRestarted
@@ -27,6 +32,7 @@ from flps.split.terms import Terms, disagreements, terms
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
+Kind: TypeAlias = Literal["train", "eval"]
 _TOLD = "told by {}"  # key of a summary; each party has its own, so that none is compared
 
 
@@ -39,6 +45,13 @@ class Rows(Protocol):
     def batches(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from a step on."""
 
+    def told(self) -> Mapping[str, Any]:
+        """What must be the same at all parties: how many rows there are, and which."""
+
+    @property
+    def row_ids(self) -> NDArray[np.int64]:
+        """(R,) by which the parties tell their rows, in the order before any shuffle."""
+
 
 class Settings(NamedTuple):
     """How long and how often."""
@@ -48,14 +61,18 @@ class Settings(NamedTuple):
     save_checkpoint_interval: int = 0  # steps; 0: at the end of each epoch only
     keep_checkpoint_max: int = 5
     checkpoint_path: Path | None = None  # None: none are written
+    trained_step: int = 0  # of the nets that are only looked at
+    eval_interval: int = 1  # epochs; 0: after the last one only
 
 
 class Progress(NamedTuple):
     """What a party tells while it trains."""
 
     epoch: int
+    epochs: int
     step: int  # within the epoch, from 1
     steps: int  # of an epoch
+    since: int  # steps since it was told last
     outputs: Mapping[str, Tensor]  # of this party's nets, of the last step
     samples_per_s: float
     bytes_per_step: tuple[float, float]  # in and out
@@ -72,7 +89,7 @@ class Party:
         train: Rows,
         evaluation: Rows | None,
         settings: Settings,
-        report: Callable[[Progress], None],
+        report: Callable[[Progress], None] = lambda progress: None,
         measured: Callable[[int, Any], None] = lambda epoch, metrics: None,
     ) -> None:
         """report: gets a Progress each `print_interval` steps. measured: gets a net's metrics after each
@@ -85,29 +102,67 @@ class Party:
         self._settings = settings
         self._report, self._measured = report, measured
 
-    def run(self) -> None:
+    def run(self, keep: Callable[[], None] = lambda: None) -> None:
         """Agree with the others, train to the end, and once more from a checkpoint when a party was started again.
 
-        Raises ConfigError when the parties do not fit together, with the same words at all of them.
+        keep: called when all is learned, before the others are let go. Raises ConfigError when the parties do not fit
+        together, with the same words at all of them.
         """
+
+        def train(first: int) -> None:
+            self._train_from(first)
+            keep()
+
+        self._play("train", train)
+
+    def evaluate(self) -> None:
+        """Measure the nets as they are, with the others. Raises as `run`."""
+        self._play("evaluate", lambda first: self._evaluate(0))
+
+    def predict(self, take: Callable[[dict[str, Tensor]], None]) -> None:
+        """What the nets as they are give for the rows of the evaluation, in their order; without labels.
+
+        take: gets what this party's nets give for each batch. Raises as `run`.
+        """
+        self._play("predict", lambda first: self._look(take))
+
+    def _play(self, task: str, act: Callable[[int], None]) -> None:
         while True:
             try:
-                first = self._links.agree(self._summary(), self._steps_kept(), fits)
+                first = self._links.agree(self._summary(task), self._steps_kept() if task == "train" else (), fits)
                 self._go_back(first)
-                forward = courses_of(self._links.summaries)
-                self._run_from(first, forward["train"][self.name], forward["eval"][self.name])
+                act(first)
+                self._meet_at_the_end()
                 return
             except PartyRestarted as error:
                 log.warning("%s", error)
 
-    def _summary(self) -> dict[str, Any]:
+    def _meet_at_the_end(self) -> None:
+        """The leader hears from all that they are done, then all hear it from the leader."""
+        done = {"done": torch.tensor([1])}
+        if self._links.is_leader:
+            for other in self._links.others:
+                self._links.receive(other)
+        for other in self._links.others:
+            self._links.send_tensors(other, done)
+        if not self._links.is_leader:
+            for other in self._links.others:
+                self._links.receive(other)
+
+    def _summary(self, task: str) -> dict[str, Any]:
         first = next(self._train.batches(), {})
+        settings = self._settings
         own = terms(self.name, [model.yaml_data for model in self._models.values()])
         return {
+            "task": task,
+            "rows to train on": dict(self._train.told()),
+            "rows to evaluate": dict(self._evaluation.told()) if self._evaluation is not None else "none",
             "steps of an epoch": self._train.get_dataset_size(),
             "rows of a batch": len(next(iter(first.values()), ())),
             "steps of an evaluation": self._evaluation.get_dataset_size() if self._evaluation is not None else 0,
-            "epochs": self._settings.epochs,
+            "epochs": settings.epochs,
+            "epochs between two evaluations": settings.eval_interval,
+            "step of the trained nets": settings.trained_step,
             _TOLD.format(self.name): msgspec.to_builtins(Told(tuple(sorted(first)), tuple(self._models), own)),
         }
 
@@ -128,13 +183,14 @@ class Party:
                 "them again, and set save_checkpoint_interval"
             )
 
-    def _run_from(self, first: int, train: Course, evaluation: Course) -> None:
+    def _train_from(self, first: int) -> None:
         steps = self._train.get_dataset_size()
-        step = PartyStep(train, self._models, self._links)
+        step = PartyStep(self._course("train"), self._models, self._links)
+        if first and first % steps == 0:  # nobody remembers whether that epoch was measured
+            self._evaluate_if_due(first // steps - 1)
         for epoch in range(first // steps, self._settings.epochs):
             self._epoch(epoch, first % steps if epoch == first // steps else 0, step)
-            if self._evaluation is not None:
-                self._evaluate(epoch, evaluation)
+            self._evaluate_if_due(epoch)
 
     def _epoch(self, epoch: int, done: int, step: PartyStep) -> None:
         steps, every = self._train.get_dataset_size(), self._settings.print_interval
@@ -146,7 +202,12 @@ class Party:
             if number % every == 0 or number == steps:
                 took, now = max(time.monotonic() - began, 1e-9), self._links.bytes
                 moved = [(b - a) / (number - reported) for a, b in zip(before, now, strict=True)]
-                self._report(Progress(epoch, number, steps, outputs, seen / took, (moved[0], moved[1])))
+                self._report(
+                    Progress(
+                        epoch, self._settings.epochs, number, steps, number - reported, outputs, seen / took,
+                        (moved[0], moved[1]),
+                    )
+                )  # fmt: skip
                 began, seen, before, reported = time.monotonic(), 0, now, number
             self._keep(epoch, number, steps)
 
@@ -158,17 +219,31 @@ class Party:
                 model.position = {"epoch": epoch, "step": number}
                 model.save_ckpt(settings.checkpoint_path, settings.keep_checkpoint_max)
 
-    def _evaluate(self, epoch: int, course: Course) -> None:
-        assert self._evaluation is not None
+    def _evaluate_if_due(self, epoch: int) -> None:
+        every = self._settings.eval_interval
+        is_due = epoch + 1 >= self._settings.epochs or (every and (epoch + 1) % every == 0)
+        if self._evaluation is not None and is_due:
+            self._evaluate(epoch)
+
+    def _evaluate(self, epoch: int) -> None:
         measuring = {name: model for name, model in self._models.items() if model.metrics is not None}
         for model in measuring.values():
             model.metrics.clear()
-        nets = {name: Looking(model, name in measuring) for name, model in self._models.items()}
-        step = PartyStep(course, nets, self._links)
-        for batch in self._evaluation.batches():
-            step.forward(batch)
+        self._look(lambda outputs: None, measuring)
         for model in measuring.values():
             self._measured(epoch, model.metrics)
+
+    def _look(self, take: Callable[[dict[str, Tensor]], None], measuring: Container[str] = ()) -> None:
+        """Each batch of the evaluation through the eval nets; `measuring`: which of them see labels, too."""
+        if self._evaluation is None:
+            raise ConfigError(f"{self.name} has no rows to look at: give held-out rows")
+        nets = {name: Looking(model, name in measuring) for name, model in self._models.items()}
+        step = PartyStep(self._course("eval"), nets, self._links)
+        for batch in self._evaluation.batches():
+            take(step.forward(batch))
+
+    def _course(self, kind: Kind) -> Course:
+        return courses_of(self._links.summaries, kind)[self.name]
 
 
 class Looking:
@@ -205,17 +280,16 @@ def told_by(summaries: Mapping[str, Summary]) -> dict[str, Told]:
     return told
 
 
-def courses_of(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Course]]:
-    """`train` and `eval` -> party -> its course, from what all parties have told. Raises ConfigError."""
+def courses_of(summaries: Mapping[str, Summary], kind: Kind) -> dict[str, Course]:
+    """Party -> its course in training or in evaluation, from what all parties have told. Raises ConfigError."""
     told = told_by(summaries)
-    nets: dict[str, list[Net]] = {"train": [], "eval": []}
+    nets = []
     for party, one in told.items():
-        for kind, described in (("train", one.terms.nets), ("eval", one.terms.eval_nets)):
-            for name, net in zip(one.nets, described, strict=True):
-                remote, gradients = frozenset(net.remote), frozenset(net.gradients)
-                nets[kind].append(Net(party, name, net.inputs, net.outputs, remote, gradients))
-    rows = {party: one.rows for party, one in told.items()}
-    return {kind: courses(of_kind, rows) for kind, of_kind in nets.items()}
+        described = one.terms.nets if kind == "train" else one.terms.eval_nets
+        for name, net in zip(one.nets, described, strict=True):
+            remote, gradients = frozenset(net.remote), frozenset(net.gradients)
+            nets.append(Net(party, name, net.inputs, net.outputs, remote, gradients))
+    return courses(nets, {party: one.rows for party, one in told.items()})
 
 
 def fits(summaries: Mapping[str, Summary]) -> list[str]:
@@ -224,7 +298,9 @@ def fits(summaries: Mapping[str, Summary]) -> list[str]:
     try:
         complaints += disagreements([one.terms for one in told_by(summaries).values()])
         if not complaints:
-            courses_of(summaries)
+            courses_of(summaries, "eval")
+            if any(summary.get("task") == "train" for summary in summaries.values()):
+                courses_of(summaries, "train")
     except ConfigError as error:
         complaints.append(str(error))
     return complaints

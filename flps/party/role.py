@@ -1,121 +1,172 @@
-"""A process becomes a party of a split job and plays it to the end."""
+"""A process becomes a party of a split job and plays it to the end.
+
+Law 1: nothing here knows a model: what a party computes and reads is brought by the function that `model:` names.
+Law 2: what a party has learned is on the disk before it lets the others go.
+"""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from flps.config.split import Follower, Leader, column_numbers
 from flps.config.split_job import SplitJob
-from flps.data.criteo_parties import Party as Columns
+from flps.errors import ConfigError, DataError, NeverCameUp, PeerLost
 from flps.metrics import EventLog
-from flps.models.wide_deep.parties import PartyOfWideDeep
-from flps.party.loop import Party, Progress, Settings
+from flps.models.catalog import resolve_split
+from flps.party.loop import Party, Rows, Settings
+from flps.party.scores import Scores
+from flps.party.story import Story
+from flps.split.checkpoint import steps_in
 from flps.split.communicator import VerticalFederatedCommunicator
+from flps.split.model import FLModel
 from flps.split.parties import ServerConfig
+from flps.split.seat import Seat
 
 log = logging.getLogger(__name__)
 
 
+class Brought(Protocol):
+    """What a model's `build(hyper_parameters, seat)` returns: one party's part of a job."""
+
+    epochs: int  # passes over the training rows
+
+    def rows(self, folder: str) -> tuple[Rows, Rows | None]:
+        """Rows to train on and rows held out, of the folder that the job names. Raises DataError, ConfigError."""
+
+    def nets(self, files: Sequence[str | Path]) -> Mapping[str, FLModel]:
+        """The party's nets by name, as these yaml files describe them. Called after `rows`."""
+
+
 def run_party(job: SplitJob, role: str, rank: int, incarnation: int = 1) -> None:
-    """Train one party's nets until the job is over. Raises FlpsError when it does not end in good order.
+    """Do one party's part until the job is over. Raises FlpsError when it does not end in good order.
 
     incarnation: 1 for the first life of that party; in a later one all parties go back to their newest checkpoint.
     """
     torch.set_num_threads(job.config.runner.thread_num)
     events = EventLog(str(Path(job.run_dir) / "metrics.jsonl"), role, rank)
     try:
-        Story(job, role, rank, events).tell_ready()
-        play(job, role, rank, incarnation, events)
+        events.write("ready")
+        _Part(job, role, rank, Story(events)).play(incarnation)
         events.write("end", result="done")
     finally:
         events.close()
 
 
-def play(job: SplitJob, role: str, rank: int, incarnation: int, events: EventLog) -> None:
-    """Open rows and links, and run the loop."""
-    config, said = job.config, job.party(role, rank)
-    number = 0 if role == "leader" else 1 + rank
-    brings = PartyOfWideDeep(config.hyper_parameters, number, len(job.names), division(job), config.chance)
-    train, evaluation = brings.rows(said.data or config.data or brings.config.data_path)
-    models = brings.nets(said.nets)
-    story = Story(job, role, rank, events)
-    settings = Settings(
-        epochs=brings.config.epochs,
-        print_interval=config.runner.print_interval,
-        save_checkpoint_interval=config.runner.save_checkpoint_interval,
-        keep_checkpoint_max=config.runner.keep_checkpoint_max,
-        checkpoint_path=job.checkpoints(role, rank) if config.runner.save_checkpoint_interval else None,
-    )
-    own, *others = [ServerConfig(name, job.leader) for name in seated(job, role, rank)]
-    with VerticalFederatedCommunicator(
-        own,
-        others if role == "leader" else others[:1],
-        role="leader" if role == "leader" else "follower",
-        rank=None if role == "leader" else rank,
-        network=config.network,
-        terms=job.terms,
-        incarnation=incarnation,
-    ) as links:
-        Party(own.server_name, models, links, train, evaluation, settings, story.progress, story.measured).run()
+class _Part:
+    """A party's rows and nets, and what it does with them."""
+
+    def __init__(self, job: SplitJob, role: str, rank: int, story: Story) -> None:
+        self._job, self._role, self._rank, self._story = job, role, rank, story
+        config, said = job.config, job.party(role, rank)
+        seat = Seat(0 if role == "leader" else 1 + rank, job.names, _columns(job), config.chance)
+        self._name = seat.name
+        brought: Brought = resolve_split(config.model, job.config_dir)(config.hyper_parameters, seat)
+        self._train, self._held_out = brought.rows(said.data or config.data)
+        self._models = _on_device(brought.nets(said.nets), config.runner.use_gpu)
+        self._epochs = brought.epochs
+
+    def play(self, incarnation: int) -> None:
+        """Meet the others and do what the job's `task` says."""
+        acts = {"train": self._train_and_export, "evaluate": self._evaluate, "predict": self._predict}
+        try:
+            with self._communicator(incarnation) as links:
+                acts[self._job.config.runner.task](links)
+        except (NeverCameUp, PeerLost) as error:
+            if incarnation == 1 or not self._is_exported:
+                raise
+            log.warning("%s; this party had already done all that it had to do", error)
+
+    def _train_and_export(self, links: VerticalFederatedCommunicator) -> None:
+        self._party(links).run(self._export)
+
+    def _evaluate(self, links: VerticalFederatedCommunicator) -> None:
+        self._party(links, self._take_up()).evaluate()
+
+    def _predict(self, links: VerticalFederatedCommunicator) -> None:
+        party, held_out = self._party(links, self._take_up()), self._held_out
+        scores = Scores([model for model in self._models.values() if model.metrics is not None])
+        party.predict(scores.take)
+        if scores.names and held_out is not None:
+            path = Path(self._job.run_dir) / "predictions.csv"
+            scores.write(path, held_out.row_ids)
+            log.info("%d scores are in %s", len(held_out.row_ids), path)
+
+    def _party(self, links: VerticalFederatedCommunicator, trained_step: int = 0) -> Party:
+        runner, job = self._job.config.runner, self._job
+        keeps = runner.save_checkpoint_interval and runner.task == "train"
+        settings = Settings(
+            epochs=self._epochs,
+            eval_interval=runner.eval_interval,
+            print_interval=runner.print_interval,
+            save_checkpoint_interval=runner.save_checkpoint_interval,
+            keep_checkpoint_max=runner.keep_checkpoint_max,
+            checkpoint_path=job.checkpoints(self._role, self._rank) if keeps else None,
+            trained_step=trained_step,
+        )
+        story = self._story
+        return Party(
+            self._name, self._models, links, self._train, self._held_out, settings, story.progress, story.measured
+        )
+
+    def _communicator(self, incarnation: int) -> VerticalFederatedCommunicator:
+        job, leads = self._job, self._role == "leader"
+        others = job.names[1:] if leads else job.names[:1]
+        configs: dict[str, Any] = {}
+        for model in self._models.values():
+            configs |= model.get_compress_configs()
+        return VerticalFederatedCommunicator(
+            ServerConfig(self._name, job.leader),
+            [ServerConfig(name, job.leader) for name in others],
+            compress_configs=configs,
+            role="leader" if leads else "follower",
+            rank=None if leads else self._rank,
+            network=job.config.network,
+            terms=job.terms,
+            incarnation=incarnation,
+        )
+
+    # --- trained nets ------------------------------------------------------------------------------------------------
+
+    def _export(self) -> None:
+        for model in self._models.values():
+            model.export(self._exports)
+
+    @property
+    def _exports(self) -> Path:
+        return self._job.models(self._role, self._rank)
+
+    @property
+    def _is_exported(self) -> bool:
+        steps = steps_in(self._exports, [model.ckpt_name for model in self._models.values()])
+        return self._epochs * self._train.get_dataset_size() in steps
+
+    def _take_up(self) -> int:
+        """Trained nets in the place of new ones; the step that they are of. Raises DataError when there are none."""
+        folder = Path(self._job.config.runner.trained_models) / self._name
+        steps = {model.load_ckpt("eval", folder) for model in self._models.values()}
+        if len(steps) > 1:
+            raise DataError(f"{folder}: its nets are of the steps {sorted(steps)}: they were not trained together")
+        return steps.pop()
 
 
-def seated(job: SplitJob, role: str, rank: int) -> list[str]:
-    """This party's name, then the others': the leader's first."""
-    own = job.config.name(role, rank)
-    return [own, *(name for name in job.names if name != own)]
-
-
-def division(job: SplitJob) -> list[Columns]:
+def _columns(job: SplitJob) -> tuple[tuple[int, ...], ...]:
     """The parties' columns, where the configuration says them."""
     parties: list[Leader | Follower] = [job.config.parties.leader, *job.config.parties.followers]
-    if not all(party.columns for party in parties):
-        return []
-    return [Columns(name, column_numbers(party.columns)) for name, party in zip(job.names, parties, strict=True)]
+    return tuple(column_numbers(party.columns) for party in parties) if all(one.columns for one in parties) else ()
 
 
-class Story:
-    """What a party says of itself: log lines for people, events for the launcher."""
-
-    def __init__(self, job: SplitJob, role: str, rank: int, events: EventLog) -> None:
-        self._events = events
-        self._epochs = job.config.epochs
-        self._began = time.monotonic()
-
-    def tell_ready(self) -> None:
-        """This party is up; it may wait for the others."""
-        self._events.write("ready")
-
-    def progress(self, progress: Progress) -> None:
-        """A line as the original has it, with what it leaves out: speed, and bytes a step each way."""
-        scalars = {name: held.item() for name, held in progress.outputs.items() if held.numel() == 1}
-        loss = scalars.get("loss")
-        came, went = progress.bytes_per_step
-        log.info(
-            "epoch %d step %d/%d %s, %.0f samples/s, bytes a step: %.0f in, %.0f out",
-            progress.epoch, progress.step, progress.steps, _losses(scalars), progress.samples_per_s, came, went,
-        )  # fmt: skip
-        fields: dict[str, Any] = {"loss": loss} if loss is not None else {}
-        self._events.write(
-            "progress", state="training", epoch=progress.epoch, step=progress.step, steps=progress.steps,
-            samples_per_s=progress.samples_per_s, bytes_in_a_step=came, bytes_out_a_step=went, **fields,
-        )  # fmt: skip
-
-    def measured(self, epoch: int, metrics: Any) -> None:
-        """The evaluation of an epoch."""
-        auc, log_loss = metrics.eval(), metrics.log_loss()
-        log.info("----evaluation---- epoch %d auc %f log_loss %f", epoch, auc, log_loss)
-        self._events.write("eval", epoch=epoch, auc=auc, log_loss=log_loss)
-
-
-def _losses(scalars: Mapping[str, float]) -> str:
-    """At the leader `wide_loss: ... deep_loss: ...`: cross entropy without and with the l2 term, as the original."""
-    if "loss" not in scalars:
-        return " ".join(f"{name}: {value:.6f}" for name, value in scalars.items())
-    regular = sum(value for name, value in scalars.items() if name.endswith("l2_regu"))
-    return f"wide_loss: {scalars['loss']:.6f} deep_loss: {scalars['loss'] + regular:.6f}"
+def _on_device(models: Mapping[str, FLModel], use_gpu: bool) -> dict[str, FLModel]:
+    if use_gpu:
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                "runner.use_gpu is set, but torch finds no CUDA device here; set it to False or use that host"
+            )
+        for model in models.values():
+            model.network.to("cuda")
+            model.eval_network.to("cuda")
+    return dict(models)

@@ -145,6 +145,16 @@ class VerticalFederatedCommunicator:
         return self._remotes[0] if len(self._remotes) == 1 else self._remotes
 
     @property
+    def is_leader(self) -> bool:
+        """Whether the others dial this party."""
+        return self.seats.own == LEADER
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Names of the parties that this one talks to: at the leader all followers, at a follower the leader."""
+        return tuple(self._links.named)
+
+    @property
     def bytes(self) -> tuple[int, int]:
         """Bytes that came and that went so far, headers and signs of life included."""
         return (0, 0) if self._links.wire is None else self._links.wire.bytes

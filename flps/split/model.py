@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from flps.compression import CompressConfig
-from flps.errors import ConfigError, FlpsError
+from flps.errors import ConfigError, DataError, FlpsError
 from flps.split import checkpoint
 from flps.split.compress import compress_configs
 from flps.split.forward import Batch, Forward, Intake, Tensors, WithLoss, as_tensor, run, same
@@ -231,6 +231,11 @@ class FLModel:
             checkpoint.prune(folder, self.ckpt_name, keep)
         return record
 
+    def export(self, path: str | Path) -> Path:
+        """Save the eval net's weights alone into a folder, for `load_ckpt("eval", path)`; returns the record's path."""
+        weights = checkpoint.shared_by(self.eval_network.state_dict(), self.network.state_dict())
+        return checkpoint.write(Path(path), self._identity(), self.global_step, {"eval_network": weights})
+
     def load_ckpt(self, phrase: str = "eval", path: str | Path | None = None, step: int | None = None) -> int:
         """Take up a checkpoint; returns its step.
 
@@ -250,6 +255,8 @@ class FLModel:
             record_path = checkpoint.newest(folder, self.ckpt_name)
         record, content = checkpoint.read(record_path, self._identity())
         if phrase == "train":
+            if "network" not in content:
+                raise DataError(f"{record_path} holds trained weights alone; training goes on from a checkpoint")
             self._take_up(content, has_same_yaml=record.yaml_digest == self.yaml_data.digest)
         self.eval_network.load_state_dict(content["eval_network"])
         log.info("%s: %s of step %d from %s", self.name, phrase, record.step, record_path)

@@ -14,9 +14,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flps.data.criteo_like import Shape, ensure
@@ -75,6 +77,15 @@ class PartyDataset:
     def get_dataset_size(self) -> int:
         """Batches of an epoch."""
         return self.parties[0].steps(self.batch_size, self.drop_remainder)
+
+    def told(self) -> dict[str, Any]:
+        """What must be the same at all parties: how many rows there are, and a digest of their ids in their order."""
+        return {"rows": len(self.parties[0]), "sha256 of their ids": self.parties[0].digest()}
+
+    @property
+    def row_ids(self) -> NDArray[np.int64]:
+        """(R,) by which the parties tell their rows, in the order before any shuffle."""
+        return self.parties[0].row_ids
 
     def get_batch_size(self) -> int:
         """Rows of a batch."""

@@ -51,6 +51,11 @@ class AUCMetric:
         p = np.clip(probabilities, 1e-12, 1 - 1e-12)
         return float(-np.mean(labels * np.log(p) + (1 - labels) * np.log1p(-p)))
 
+    def measures(self) -> dict[str, float | None]:
+        """Both figures by name; an AUC of None where all samples have one label."""
+        _, labels = self.samples()
+        return {"auc": None if labels.min() == labels.max() else self.eval(), "log_loss": self.log_loss()}
+
     def samples(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Probabilities and labels, each (N,). Raises DataError when there are none."""
         if not self.true_labels:

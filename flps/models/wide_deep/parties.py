@@ -6,47 +6,46 @@ Which of the nets a yaml describes is told by what it takes: ids of rows (a bott
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from torch import nn
 
 from flps.data.criteo_like import ensure
 from flps.data.criteo_parties import Party, PartyRows
 from flps.models.wide_deep.cut import party_seed
-from flps.models.wide_deep.dataset import EMBEDDED, PartyDataset
+from flps.models.wide_deep.dataset import EMBEDDED, PartyDataset, refuse_misfits
 from flps.models.wide_deep.metric import AUCMetric
 from flps.models.wide_deep.model import BottomLossNet, LeaderTopEvalNet, LeaderTopLossNet, LeaderTopNet, WideDeepModel
 from flps.models.wide_deep.options import NetworkConfig
 from flps.split.model import FLModel
 from flps.split.schema import FLYamlData
+from flps.split.seat import Seat
 
 TOP = -1  # the leader's top among the parts that have a seed of their own
 
 
 class PartyOfWideDeep:
-    """What one party brings.
+    """What one party brings."""
 
-    hyper_parameters: keys of network_config, complete. party: 0 the leader, 1.. the followers, of `parties`. division:
-    the parties' columns, in the order of the parties; empty: as the folder says.
-    """
+    def __init__(self, config: NetworkConfig, seat: Seat) -> None:
+        self.epochs = config.epochs
+        self._config, self._seat = config, seat
+        self._fields = 0
 
-    def __init__(
-        self, hyper_parameters: Mapping[str, Any], party: int, parties: int, division: Sequence[Party], seed: int
-    ) -> None:
-        self.config = msgspec.convert(dict(hyper_parameters), NetworkConfig)
-        self._party, self._parties, self._division, self._seed = party, parties, division, seed
-
-    def rows(self, data: str) -> tuple[PartyDataset, PartyDataset]:
-        """Training and evaluation rows of a folder, or of generated data. Raises DataError, ConfigError."""
+    def rows(self, folder: str) -> tuple[PartyDataset, PartyDataset]:
+        """Training and held-out rows of a folder, or generated ones. Raises DataError, ConfigError."""
+        seat, config = self._seat, self._config
+        division = [Party(name, columns) for name, columns in zip(seat.names, seat.columns, strict=False)]
         cache = os.environ.get("FLPS_CACHE_DIR") or Path.home() / ".cache" / "flps"
-        folder = ensure(cache) if data == EMBEDDED else Path(data)
-        train, test = (PartyRows.open(folder, part, self._party, self._division) for part in ("train", "test"))
+        place = ensure(cache) if folder == EMBEDDED else Path(folder)
+        train, test = (PartyRows.open(place, part, seat.number, division) for part in ("train", "test"))
+        refuse_misfits(place, train, config)
         self._fields = train.field_size
-        size = self.config.batch_size
-        return PartyDataset([train], size, self._seed), PartyDataset([test], size, drop_remainder=False)
+        return (
+            PartyDataset([train], config.batch_size, seat.seed),
+            PartyDataset([test], config.batch_size, drop_remainder=False),
+        )
 
     def nets(self, files: Sequence[str | Path]) -> dict[str, FLModel]:
         """The nets that these yaml files describe, by the files' names; after `rows`, which tell the columns."""
@@ -58,8 +57,14 @@ class PartyOfWideDeep:
         return made
 
     def _net(self, yaml: FLYamlData) -> tuple[nn.Module, nn.Module, AUCMetric | None]:
+        seat, config = self._seat, self._config
         if any(name.startswith("id_hldr") for name in yaml.train_net_in_names):
-            bottom = WideDeepModel(self.config, self._fields, party_seed(self._seed, self._party))
-            return BottomLossNet(bottom, self.config), bottom, None
-        top = LeaderTopNet(self._parties, party_seed(self._seed, TOP))
+            bottom = WideDeepModel(config, self._fields, party_seed(seat.seed, seat.number))
+            return BottomLossNet(bottom, config), bottom, None
+        top = LeaderTopNet(len(seat.names), party_seed(seat.seed, TOP))
         return LeaderTopLossNet(top), LeaderTopEvalNet(top), AUCMetric()
+
+
+def build(hyper_parameters: NetworkConfig, seat: Seat) -> PartyOfWideDeep:
+    """One party's part of Wide & Deep."""
+    return PartyOfWideDeep(hyper_parameters, seat)
