@@ -22,6 +22,7 @@ def contradictions(config: SplitConfig) -> Iterator[Contradiction]:
     yield from _columns(config)
     yield from _psi(config)
     yield from _passwords(config)
+    yield from _task(config)
     yield from deadlines(config.network)
     for key in _OF_A_FEDERATION:
         if getattr(config.network, key) != getattr(Network(), key):
@@ -80,6 +81,14 @@ def _psi(config: SplitConfig) -> Iterator[Contradiction]:
     for path, _, party in _parties(config):
         if config.psi is None and party.inputs:
             yield ((*path, "inputs"), ("psi",)), "has no effect without a part `psi`, which names the column of the ids"
+
+
+def _task(config: SplitConfig) -> Iterator[Contradiction]:
+    runner, here = config.runner, ("runner", "trained_models")
+    if runner.task == "train" and runner.trained_models:
+        yield (here, ("runner", "task")), "has no effect when nets are trained; `task` says evaluate or predict"
+    if runner.task != "train" and not runner.trained_models:
+        yield (here,), f"is missing: to {runner.task} wants the output_model folder of a run"
 
 
 def _passwords(config: SplitConfig) -> Iterator[Contradiction]:

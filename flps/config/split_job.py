@@ -9,6 +9,8 @@ import msgspec
 from flps.config.job import Job, Security, Terms
 from flps.config.split import Follower, Leader, SplitConfig
 
+SCORES = "predictions.csv"  # in the run folder
+
 
 class SplitJob(msgspec.Struct, frozen=True, kw_only=True):
     """One run of one split job: who takes part, and where they meet."""

@@ -37,6 +37,8 @@ examples:
       a split job: leader and followers on this machine; the keys of its hyper_parameters are flags
   flrun -m configs/wide_deep/job.yaml --leader=10.0.0.1:10087 --role follower
       one party of a split job on its own host; it dials the leader, who was started with --role leader
+  flrun -m configs/wide_deep/job.yaml --predict=log/run-20260131-120000/output_model
+      the scores that trained nets give for the held-out rows; --evaluate measures them
   flrun -m configs/ncf.yaml --worker_num=10 --dry_run
       print what would be started, and start nothing
 
@@ -105,6 +107,8 @@ class Arguments:
     pure_bf16: bool = False
     notes: tuple[str, ...] = ()  # what must be said about the command line
     leader: str | None = None  # host:port; split jobs
+    evaluate: str | None = None  # a folder of trained nets; split jobs
+    predict: str | None = None  # a folder of trained nets; split jobs
     settings: tuple[str, ...] = ()  # `key=value` of a split job's hyper_parameters
 
 
@@ -301,6 +305,8 @@ def _add_way_flags(group: argparse._ArgumentGroup) -> None:
         metavar="FOLDER",
         help="go on from a checkpoint, or from the newest of a run; none named: of the newest run",
     )
+    group.add_argument("--evaluate", metavar="FOLDER", help="split jobs: measure the trained nets of FOLDER")
+    group.add_argument("--predict", metavar="FOLDER", help="split jobs: write the scores that the nets of FOLDER give")
     group.add_argument("--in_process", action="store_true", help="all roles as threads of this process")
     group.add_argument("--insecure", action="store_true", help="plain TCP: no encryption, no authentication")
     group.add_argument("--key_dir", metavar="DIR", help="CURVE keys of `flps keys make` (default: ~/.flps/keys)")

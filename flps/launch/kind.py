@@ -29,7 +29,7 @@ FLAGS_OF: Mapping[str, Mapping[str, str]] = {
         "host": "--host",
         "pure_bf16": "--pure_bf16",
     },
-    "split": {"leader": "--leader"},
+    "split": {"leader": "--leader", "evaluate": "--evaluate", "predict": "--predict"},
 }
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from flps.config import Config, SplitConfig, kind_of, load, load_split
 from flps.config.job import Job
-from flps.config.split_job import SplitJob
+from flps.config.split_job import SCORES, SplitJob
 from flps.errors import ConfigError
 from flps.launch import prepare, prepare_parties, resume, resume_parties
 from flps.launch.arguments import Arguments, with_environment
@@ -115,7 +115,12 @@ class Split:
 
     def result(self, plan: Plan[SplitJob], board: Board, wall_s: float) -> Table:
         run_dir = Path(plan.job.run_dir)
-        places = {"models": str(run_dir / plan.job.config.runner.model_save_path), "logs": str(run_dir)}
+        runner = plan.job.config.runner
+        made = {
+            "train": {"models": str(run_dir / runner.model_save_path)},
+            "predict": {"scores": str(run_dir / SCORES)},
+        }
+        places = {**made.get(runner.task, {}), "logs": str(run_dir)}
         return split_result_table(board, wall_s=wall_s, places=places)
 
 
@@ -151,6 +156,10 @@ def _overrides(arguments: Arguments) -> list[str]:
         overrides.append(f"seed={arguments.seed}")
     if arguments.pure_bf16:
         overrides.append("runner.pure_bf16=true")
+    for task in ("evaluate", "predict"):
+        folder = getattr(arguments, task)
+        if folder is not None:
+            overrides += [f"runner.task={task}", f"runner.trained_models={folder}"]
     return overrides
 
 

@@ -33,6 +33,10 @@ def with_files(plan: Plan[SplitJob]) -> Plan[SplitJob]:
     config = plan.job.config
     for role in plan.local:
         config = _with_party(config, role, _found(search, config, role))
+    if config.runner.trained_models:
+        folder = search.folder("runner.trained_models", config.runner.trained_models)
+        _expect_nets(search, folder, config, plan.local)
+        config = msgspec.structs.replace(config, runner=msgspec.structs.replace(config.runner, trained_models=folder))
     if config.psi is None and not _has_own_rows(plan, config) and config.data != EMBEDDED_ROWS:
         config = _with_rows(config, search.folder("data", config.data))
     if plan.job.security == "tls":
@@ -122,6 +126,13 @@ def _net(search: _Search, where: str, name: str, role: Role) -> str:
             if net.role != role.role:
                 search.complaints.append(f"{net.where('role')}: role: is {net.role}, but the net is the {role.role}'s")
     return path
+
+
+def _expect_nets(search: _Search, folder: str, config: SplitConfig, local: tuple[Role, ...]) -> None:
+    """Complain of local parties that have no nets in a folder of trained ones."""
+    for name in (config.name(role.role, role.rank) for role in local):
+        if Path(folder).is_dir() and not any((Path(folder) / name).glob("*.safetensors")):
+            search.complaints.append(f"runner.trained_models: {folder} has no nets of {name} (no {name}/*.safetensors)")
 
 
 def _certificates(search: _Search, said: Mapping[str, Any], local: tuple[Role, ...]) -> dict[str, Any]:

@@ -117,7 +117,10 @@ class Party:
 
     def evaluate(self) -> None:
         """Measure the nets as they are, with the others. Raises as `run`."""
-        self._play("evaluate", lambda first: self._evaluate(0))
+        epoch = max(
+            self._settings.trained_step // self._train.get_dataset_size() - 1, 0
+        )  # the one that they ended with
+        self._play("evaluate", lambda first: self._evaluate(epoch))
 
     def predict(self, take: Callable[[dict[str, Tensor]], None]) -> None:
         """What the nets as they are give for the rows of the evaluation, in their order; without labels.

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from flps.config.split import Follower, Leader, column_numbers
-from flps.config.split_job import SplitJob
+from flps.config.split_job import SCORES, SplitJob
 from flps.errors import ConfigError, DataError, NeverCameUp, PeerLost
 from flps.metrics import EventLog
 from flps.models.catalog import resolve_split
@@ -92,7 +92,7 @@ class _Part:
         scores = Scores([model for model in self._models.values() if model.metrics is not None])
         party.predict(scores.take)
         if scores.names and held_out is not None:
-            path = Path(self._job.run_dir) / "predictions.csv"
+            path = Path(self._job.run_dir) / SCORES
             scores.write(path, held_out.row_ids)
             log.info("%d scores are in %s", len(held_out.row_ids), path)
 

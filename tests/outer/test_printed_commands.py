@@ -14,7 +14,7 @@ from flps.cli.flrun import run
 from flps.launch.arguments import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("docs/launching.md", "docs/index.md")
+PAGES = ("docs/launching.md", "docs/index.md", "docs/split.md")
 
 
 def printed_commands() -> list[str]:
@@ -42,6 +42,10 @@ def test_a_printed_command_is_planned(
     shutil.copytree(ROOT / "configs" / "wide_deep", tmp_path / "configs" / "wide_deep")
     (tmp_path / "x.yaml").write_text(ncf.replace("  with_coordinator: true\n", ""))
     (tmp_path / "trainer.py").touch()
+    for party in ("leader", "follower"):  # a run that some command takes up
+        trained = tmp_path / "log" / "run-20260131-120000" / "output_model" / party
+        trained.mkdir(parents=True)
+        (trained / "net_step_1.safetensors").touch()
     _, *argv = shlex.split(os.path.expandvars(command), comments=True)
     if "--resume" in argv:  # all is well with it but that there is nothing to go on from
         assert run([*argv, "--dry_run"], {}) == 2
@@ -51,4 +55,5 @@ def test_a_printed_command_is_planned(
     for host in sorted(set(hosts)) or [""]:
         assert run([*argv, "--dry_run"], {"POD_IP": host} if host else {}) == 0, capsys.readouterr().err
         assert "starts here" in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["configs", "trainer.py", "x.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["configs", "log", "trainer.py", "x.yaml"]
+    assert [path.name for path in (tmp_path / "log").iterdir()] == ["run-20260131-120000"]

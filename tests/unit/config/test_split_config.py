@@ -45,7 +45,25 @@ def complaint(folder: Path, text: str, overrides: tuple[str, ...] = (), settings
 
 
 def test_every_key_of_the_runner_is_in_the_table() -> None:
-    assert set(RUNNER) == set(SplitRunner.__struct_fields__)
+    assert {*RUNNER, "task", "trained_models"} == set(SplitRunner.__struct_fields__)
+
+
+TASKS = {
+    "task: predict": "job.yaml:2: runner.trained_models: is missing: to predict wants the output_model folder of a run",
+    "trained_models: x": "job.yaml:3: runner.trained_models: has no effect when nets are trained; `task` says evaluate "
+    "or predict",
+    "task: measure": "job.yaml:3: runner.task: expected one of evaluate, predict, train, got 'measure'",
+}
+
+
+@pytest.mark.parametrize("said", TASKS)
+def test_a_task_and_its_nets_belong_together(said: str, tmp_path: Path) -> None:
+    assert complaint(tmp_path, f"job: split\nrunner:\n  {said}\n") == TASKS[said]
+
+
+def test_a_task_with_its_nets(tmp_path: Path) -> None:
+    runner = read(tmp_path, "job: split\nrunner:\n  task: evaluate\n  trained_models: x\n").runner
+    assert (runner.task, runner.trained_models) == ("evaluate", "x")
 
 
 @pytest.mark.parametrize("key", RUNNER)
