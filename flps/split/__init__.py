@@ -16,4 +16,34 @@ communicator           a party's links to the others: send, receive, agree
 exchange, links, wires each message once, in order, over a socket or within one process
 agreement, parties     do the parties fit together, from which step do they go on; who is who
 tensors, codec         tensors as messages, packed or plain
+
+What a user's loop takes is here, too: `from flps.split import FLModel, FLYamlData, VerticalFederatedCommunicator,
+ServerConfig, CompressConfig`. It is looked up when it is asked for, since the launcher reads yaml files without torch.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flps.compression import CompressConfig
+    from flps.split.communicator import VerticalFederatedCommunicator
+    from flps.split.model import FLModel
+    from flps.split.parties import ServerConfig
+    from flps.split.schema import FLYamlData
+
+__all__ = ["CompressConfig", "FLModel", "FLYamlData", "ServerConfig", "VerticalFederatedCommunicator"]
+_HOMES = {
+    "CompressConfig": "flps.compression",
+    "FLModel": "flps.split.model",
+    "FLYamlData": "flps.split.schema",
+    "ServerConfig": "flps.split.parties",
+    "VerticalFederatedCommunicator": "flps.split.communicator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
