@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from flps.config.load import complain_of_model, is_own_model
-from flps.config.source import Complaints, Source, read
+from flps.config.source import Complaints, KeyPath, Source, read
 from flps.config.split import SplitConfig
 from flps.config.split_check import contradictions
 from flps.config.typed import typed
@@ -77,7 +77,7 @@ def _complete(source: Source, config: SplitConfig, model: SplitModel) -> SplitCo
     seed, values["seed"] = _same(source, "seed", config.seed, "seed", values, said)
     rows, values["data_path"] = _same(source, "data", config.data or None, "data_path", values, said)
     config = msgspec.structs.replace(config, hyper_parameters=values, seed=seed, data=rows)
-    return _with_nets(config, model)
+    return _with_nets(source, config, model)
 
 
 def _same(
@@ -92,11 +92,22 @@ def _same(
     return value, value
 
 
-def _with_nets(config: SplitConfig, model: SplitModel) -> SplitConfig:
-    """Parties that name no nets have those that the hyper_parameters name."""
-    leaders, followers = model.nets(config.hyper_parameters)
+def _with_nets(source: Source, config: SplitConfig, model: SplitModel) -> SplitConfig:
+    """Parties that name no nets have those that the hyper_parameters name; a complaint where both name some."""
+    named = model.nets(config.hyper_parameters)
+    usual = model.nets(msgspec.to_builtins(model.presets[config.preset]))
+
+    def nets(path: KeyPath, said: tuple[str, ...], which: int) -> tuple[str, ...]:
+        if said and named[which] not in (usual[which], said):
+            other = ", ".join(named[which])
+            source.complain((*path, "nets"), f"names other nets than hyper_parameters does ({other}): leave one out")
+        return said or named[which]
+
     parties = config.parties
-    leader = msgspec.structs.replace(parties.leader, nets=parties.leader.nets or leaders)
-    others = tuple(msgspec.structs.replace(one, nets=one.nets or followers) for one in parties.followers)
-    parties = msgspec.structs.replace(parties, leader=leader, followers=others)
+    leader = msgspec.structs.replace(parties.leader, nets=nets(("parties", "leader"), parties.leader.nets, 0))
+    followers = tuple(
+        msgspec.structs.replace(one, nets=nets(("parties", "followers", rank), one.nets, 1))
+        for rank, one in enumerate(parties.followers)
+    )
+    parties = msgspec.structs.replace(parties, leader=leader, followers=followers)
     return msgspec.structs.replace(config, parties=parties)

@@ -1,10 +1,12 @@
 """Wide & Deep as one party of a job sees it: its nets with their first weights, and its rows.
 
-Which of the nets a yaml describes is told by what it takes: ids of rows (a bottom), or embeddings (the top).
+Which of the nets a yaml describes is told by what it takes: ids of rows (a bottom), embeddings and labels (the top),
+embeddings alone (the simulated enclave), or one embedding and labels (the top behind it).
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +18,25 @@ from flps.data.criteo_parties import Party, PartyRows
 from flps.models.wide_deep.cut import party_seed
 from flps.models.wide_deep.dataset import EMBEDDED, PartyDataset, refuse_misfits
 from flps.models.wide_deep.metric import AUCMetric
-from flps.models.wide_deep.model import BottomLossNet, LeaderTopEvalNet, LeaderTopLossNet, LeaderTopNet, WideDeepModel
+from flps.models.wide_deep.model import (
+    BottomLossNet,
+    LeaderTeeLossNet,
+    LeaderTeeNet,
+    LeaderTopAfterTeeEvalNet,
+    LeaderTopAfterTeeLossNet,
+    LeaderTopAfterTeeNet,
+    LeaderTopEvalNet,
+    LeaderTopLossNet,
+    LeaderTopNet,
+    WideDeepModel,
+)
 from flps.models.wide_deep.options import NetworkConfig
 from flps.split.model import FLModel
 from flps.split.schema import FLYamlData
 from flps.split.seat import Seat
 
-TOP = -1  # the leader's top among the parts that have a seed of their own
+log = logging.getLogger(__name__)
+TOP, TEE = -1, -2  # the leader's top, and the stage before it, among the parts that have a seed of their own
 
 
 class PartyOfWideDeep:
@@ -61,7 +75,18 @@ class PartyOfWideDeep:
         if any(name.startswith("id_hldr") for name in yaml.train_net_in_names):
             bottom = WideDeepModel(config, self._fields, party_seed(seat.seed, seat.number))
             return BottomLossNet(bottom, config), bottom, None
-        top = LeaderTopNet(len(seat.names), party_seed(seat.seed, TOP))
+        parties = len(seat.names)
+        if "label" not in yaml.train_net_in_names:
+            log.warning(
+                "%s: a SIMULATION of an enclave: it runs in this party's process, in the open, and protects nothing",
+                yaml.train_net["name"],
+            )
+            tee = LeaderTeeNet(parties, party_seed(seat.seed, TEE))
+            return LeaderTeeLossNet(tee), tee, None
+        if len(yaml.train_net_in_names) == 2:
+            after = LeaderTopAfterTeeNet(party_seed(seat.seed, TOP))
+            return LeaderTopAfterTeeLossNet(after), LeaderTopAfterTeeEvalNet(after), AUCMetric()
+        top = LeaderTopNet(parties, party_seed(seat.seed, TOP))
         return LeaderTopLossNet(top), LeaderTopEvalNet(top), AUCMetric()
 
 

@@ -227,4 +227,16 @@ def test_the_job_in_configs() -> None:
     leader, follower = config.parties.leader, config.parties.followers[0]
     assert (len(column_numbers(leader.columns)), len(column_numbers(follower.columns))) == (20, 19)
     assert sorted(column_numbers(leader.columns) + column_numbers(follower.columns)) == list(range(39))
-    assert msgspec.json.decode(msgspec.json.encode(PRESETS["full"])) == config.hyper_parameters
+    usual = msgspec.json.decode(msgspec.json.encode(PRESETS["full"]))
+    files = {key: Path(path).name for key, path in usual.items() if key.endswith("_yaml_path")}
+    assert config.hyper_parameters == usual | files
+    assert (leader.nets, follower.nets) == (("leader_bottom.yaml", "leader_top.yaml"), ("follower_bottom.yaml",))
+
+
+@pytest.mark.parametrize("setting", ["simu_tee=True", "leader_top_yaml_path=mine.yaml"])
+def test_nets_that_are_named_twice(setting: str, tmp_path: Path) -> None:
+    text = "job: split\nparties:\n  leader:\n    nets: [a.yaml]\n"
+    assert "job.yaml:4: parties.leader.nets: names other nets than hyper_parameters does (configs/" in complaint(
+        tmp_path, text, settings=(setting,)
+    )
+    assert read(tmp_path, text, settings=("leader_yaml_path=mine.yaml",)).parties.leader.nets == ("a.yaml",)
