@@ -50,6 +50,11 @@ class SplitJob(msgspec.Struct, frozen=True, kw_only=True):
         """What the parties are called: the leader, then the followers by rank."""
         return ("leader", *(follower.name for follower in self.config.parties.followers))
 
+    @property
+    def local_log(self) -> str:
+        """What the single-process run also writes, in the working folder, by the original's name."""
+        return f"log_local_{str(self.config.hyper_parameters.get('device_target', 'cpu')).lower()}.txt"
+
     def party(self, role: str, rank: int) -> Leader | Follower:
         """What the configuration says of a party."""
         return self.config.party(role, rank)

@@ -2,6 +2,7 @@
 
 Law 1: to the launcher this looks like `Processes`: roles start, end with an exit code, and are listed.
 Law 2: a thread cannot be killed; one that does not end is left behind as a daemon and goes with this process.
+Law 3: what the leader of a split job says also goes where the original's single-process script writes it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import time
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from flps.config.split_job import SplitJob
 from flps.launch.child import outcome, resolve
 from flps.launch.logs import formatter, log_name
 from flps.launch.plan import AnyJob, Role
 from flps.launch.spawn import ROLE_TARGET
 
 log = logging.getLogger("flps.launch")
+ORIGINALS_FORM = logging.Formatter("%(levelname)s:root:%(message)s")
 REPORTED_S = (
     1.0  # a thread that has reported its end has nothing left to do; it is a daemon, should it hang all the same
 )
@@ -45,15 +48,24 @@ class Threads:
         return os.getpid()
 
     def _become(self, role: Role, incarnation: int) -> None:
-        handler = _log_file(Path(self._job.run_dir), role)
-        logging.getLogger().addHandler(handler)
+        handlers = self._log_files(role, incarnation)
+        for handler in handlers:
+            logging.getLogger().addHandler(handler)
         try:
             code = outcome(lambda: self._run(self._job, role.role, role.rank, incarnation))
         finally:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+            for handler in handlers:
+                logging.getLogger().removeHandler(handler)
+                handler.close()
         if role not in self._given_up:
             self._report(role, code)
+
+    def _log_files(self, role: Role, incarnation: int) -> list[logging.Handler]:
+        files = [_log_file(Path(self._job.run_dir) / log_name(role.role, role.rank), role, formatter(role.name))]
+        if isinstance(self._job, SplitJob) and role.role == "leader":
+            mode = "w" if incarnation == 1 else "a"
+            files.append(_log_file(Path(self._job.local_log), role, ORIGINALS_FORM, mode))
+        return files
 
     def _report(self, role: Role, code: int) -> None:
         self._ended.put((role, code))
@@ -106,10 +118,10 @@ def log_to_terminal() -> None:
     root.setLevel(os.environ.get("FLPS_LOG_LEVEL", "INFO").upper())
 
 
-def _log_file(run_dir: Path, role: Role) -> logging.Handler:
-    """The role's log file; it takes what the role's thread says, and threads that are named after it."""
-    handler = logging.FileHandler(run_dir / log_name(role.role, role.rank), encoding="utf-8")
-    handler.setFormatter(formatter(role.name))
+def _log_file(path: Path, role: Role, form: logging.Formatter, mode: str = "a") -> logging.Handler:
+    """A log file of the role; it takes what the role's thread says, and threads that are named after it."""
+    handler = logging.FileHandler(path, mode, encoding="utf-8")
+    handler.setFormatter(form)
 
     def is_of_role(record: logging.LogRecord) -> bool:
         name = record.threadName or ""

@@ -26,7 +26,7 @@ class Story:
         scalars = {name: held.item() for name, held in progress.outputs.items() if held.numel() == 1}
         came, went = progress.bytes_per_step
         log.info(
-            "epoch %d step %d/%d %s, %.0f samples/s, bytes a step: %.0f in, %.0f out",
+            "epoch %d step %d/%d %s (%.0f samples/s, bytes a step: %.0f in, %.0f out)",
             progress.epoch, progress.step, progress.steps, losses(scalars), progress.samples_per_s, came, went,
         )  # fmt: skip
         fields: dict[str, Any] = {"loss": scalars["loss"]} if "loss" in scalars else {}

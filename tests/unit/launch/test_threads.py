@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from flps.config.job import Job
+from flps.config.split import SplitConfig
+from flps.config.split_job import SplitJob
 from flps.config.types import Config, Runner
 from flps.errors import PeerLost
 from flps.launch.plan import Role
@@ -23,7 +25,7 @@ TARGET = f"{__file__}:"
 log = logging.getLogger("test")
 
 
-def quiet(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
+def quiet(job: Job | SplitJob, role: str, rank: int, incarnation: int = 1) -> None:
     log.info("I am %s %d", role, rank)
 
 
@@ -105,3 +107,22 @@ def test_a_wait_ends_when_another_descriptor_rings(job: Job, tmp_path: Path) -> 
     threads.close()
     os.close(bell_r)
     os.close(bell_w)
+
+
+@pytest.mark.parametrize(("device", "name"), [("GPU", "log_local_gpu.txt"), ("CPU", "log_local_cpu.txt")])
+def test_the_leader_also_writes_the_originals_log(
+    device: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("of an earlier run")
+    (tmp_path / "run").mkdir()
+    config = SplitConfig(hyper_parameters={"device_target": device})
+    job = SplitJob(run_id="r", run_dir=str(tmp_path / "run"), config_dir=".", config=config,
+                   leader="loopback://leader-0", security="loopback")  # fmt: skip
+    threads = Threads(job, TARGET + "quiet")
+    threads.start(Role("follower", 0, "h"))
+    threads.start(Role("leader", 0, "h"))
+    all_ended(threads)
+    threads.close()
+    assert (tmp_path / name).read_text() == "INFO:root:I am leader 0\n"
+    assert "leader.0 INFO I am leader 0" in (tmp_path / "run" / "leaderlog.0").read_text()
