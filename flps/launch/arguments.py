@@ -217,7 +217,10 @@ def _underscored(word: str) -> str:
 
 
 def _with_resume(words: Sequence[str]) -> list[str]:
-    """`--resume FOLDER` as `--resume=FOLDER`, and `--resume` alone as `--resume=`: a trainer script is no folder."""
+    """`--resume FOLDER` as `--resume=FOLDER`, and `--resume` alone as `--resume=`: a trainer script is no folder.
+
+    The original's `--resume=True` is `--resume`, its `--resume=False` is nothing.
+    """
     whole: list[str] = []
     for word in words:
         is_folder = not word.startswith("-") and not word.endswith(".py")
@@ -225,7 +228,8 @@ def _with_resume(words: Sequence[str]) -> list[str]:
             whole[-1] = f"--resume={word}"
         else:
             whole.append(word)
-    return [word + "=" if word == "--resume" else word for word in whole]
+    whole = [word for word in whole if word.lower() != "--resume=false"]
+    return ["--resume=" if word.lower() in ("--resume", "--resume=true") else word for word in whole]
 
 
 def _unknown_flag(word: str, parser: argparse.ArgumentParser) -> str:

@@ -101,7 +101,7 @@ class Split:
     def plan(self, arguments: Arguments, around: Surroundings) -> tuple[Plan[SplitJob], str]:
         config = load_split(arguments.config_yaml, _overrides(arguments), arguments.settings, SPLIT)
         plan = make_split_plan(arguments, config, around)
-        plan = prepare_parties.with_files(dataclasses.replace(plan, notes=(*plan.notes, *_inert(config))))
+        plan = prepare_parties.with_files(dataclasses.replace(plan, notes=(*plan.notes, *_inert(config, arguments))))
         said = "" if arguments.resume is None and config.hyper_parameters.get("resume") else arguments.resume
         if said is None:
             resume_parties.expect_no_earlier_run(plan.local, plan.job)
@@ -163,11 +163,18 @@ def _overrides(arguments: Arguments) -> list[str]:
     return overrides
 
 
-def _inert(config: SplitConfig) -> list[str]:
-    """A note about keys of the original that were set and change nothing here."""
+def _inert(config: SplitConfig, arguments: Arguments) -> list[str]:
+    """Notes about keys of the original that were set and change nothing here."""
     if config.model not in SPLIT:
         return []
-    from flps.models.wide_deep.options import network_config
+    from flps.models.wide_deep.options import FULL, network_config
 
-    inert = network_config(config.hyper_parameters).without_effect()
-    return [f"hyper_parameters: {', '.join(inert)} belong to the original's machinery and have no effect"] * bool(inert)
+    values = network_config(config.hyper_parameters)
+    notes = []
+    if inert := values.without_effect():
+        notes.append(f"hyper_parameters: {', '.join(inert)} belong to the original's machinery and have no effect")
+    if values.ckpt_path != FULL.ckpt_path:
+        notes.append("hyper_parameters: ckpt_path has no effect in a job: checkpoints go to runner.checkpoint_path")
+    if arguments.role is None and any(said.startswith("remote_server_address=") for said in arguments.settings):
+        notes.append("--remote_server_address has no effect: it is for a party that starts alone, by --role")
+    return notes

@@ -21,6 +21,7 @@ from flps.launch.prepare import cache_dir
 from flps.split.schema import FLYamlData
 
 CERTIFICATES = {"leader": "server_cert_path", "follower": "client_cert_path"}
+FIRST_WEIGHTS = {"leader": "pre_trained_leader", "follower": "pre_trained_follower"}
 
 
 def with_files(plan: Plan[SplitJob]) -> Plan[SplitJob]:
@@ -39,6 +40,8 @@ def with_files(plan: Plan[SplitJob]) -> Plan[SplitJob]:
         config = msgspec.structs.replace(config, runner=msgspec.structs.replace(config.runner, trained_models=folder))
     if config.psi is None and not _has_own_rows(plan, config) and config.data != EMBEDDED_ROWS:
         config = _with_rows(config, search.folder("data", config.data))
+    values = _first_weights(search, config.hyper_parameters, plan.local)
+    config = msgspec.structs.replace(config, hyper_parameters=values)
     if plan.job.security == "tls":
         values = _certificates(search, config.hyper_parameters, plan.local)
         config = msgspec.structs.replace(config, hyper_parameters=values)
@@ -133,6 +136,12 @@ def _expect_nets(search: _Search, folder: str, config: SplitConfig, local: tuple
     for name in (config.name(role.role, role.rank) for role in local):
         if Path(folder).is_dir() and not any((Path(folder) / name).glob("*.safetensors")):
             search.complaints.append(f"runner.trained_models: {folder} has no nets of {name} (no {name}/*.safetensors)")
+
+
+def _first_weights(search: _Search, said: Mapping[str, Any], local: tuple[Role, ...]) -> dict[str, Any]:
+    """The hyper_parameters with absolute paths of the folders whose weights the local parties start from."""
+    keys = {FIRST_WEIGHTS[role.role] for role in local if said.get(FIRST_WEIGHTS[role.role])}
+    return {**said, **{key: search.folder(f"hyper_parameters.{key}", said[key]) for key in sorted(keys)}}
 
 
 def _certificates(search: _Search, said: Mapping[str, Any], local: tuple[Role, ...]) -> dict[str, Any]:

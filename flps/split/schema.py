@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ _NEEDS = "a net needs at least role, model and opts"
 class FLYamlData:
     """What one yaml file says, checked.
 
-    path: the file. Raises ConfigError with every complaint, each with file and line.
+    path: the file. overrides: `key=value` with a dotted key, as `privacy.label_dp.eps=1`, in the place of what it says.
+    Raises ConfigError with every complaint, each with file and line.
 
     As in the original, parts come as the lists and dicts that were written, with `source` and `destination` filled in:
     train_net_ins, train_net_outs, eval_net_ins, eval_net_outs: lists of tensors, each `{name, source or destination,
@@ -40,9 +42,9 @@ class FLYamlData:
     where checkpoints lie is no part of it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, overrides: Sequence[str] = ()) -> None:
         complaints = Complaints()
-        source = read(Path(path), (), complaints, needs=_NEEDS)
+        source = read(Path(path), overrides, complaints, needs=_NEEDS)
         net = typed(source, Net, source.values)
         check(source)
         complaints.raise_if_any()

@@ -31,7 +31,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     device_target: Annotated[str, Meta(description="CPU or GPU; it names the log of the single-process run.")] = "GPU"
     epochs: Annotated[int, Meta(ge=1, description="Passes over the training rows.")] = 15
     batch_size: Annotated[Size, Meta(description="Rows of a step.")] = 16000
-    field_size: Annotated[Size, Meta(description="Columns of all parties.")] = 39
+    field_size: Annotated[Size, Meta(description="Columns of all parties: at least those of the two below.")] = 39
     leader_field_size: Annotated[Size, Meta(description="Columns of the leader.")] = 20
     follower_field_size: Annotated[Size, Meta(description="Columns of the follower.")] = 19
     vocab_size: Annotated[Size, Meta(description="Rows of each party's tables; every id is below this number.")] = (
@@ -78,14 +78,19 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         str, Meta(description="Three-stage form: yaml of a follower's bottom.")
     ] = f"{CONFIGS}/follower_bottom_tee.yaml"
     simu_tee: Annotated[bool, Meta(description="The three-stage form; a simulation that protects nothing.")] = False
-    label_dp: Annotated[bool, Meta(description="Noise on the labels, as leader_top's privacy section says.")] = False
+    label_dp: Annotated[
+        bool,
+        Meta(description="Noise on the labels, as leader_top's privacy section says; eps 1 where it is silent."),
+    ] = False
 
     ckpt_path: Annotated[
-        str, Meta(description="Folder of checkpoints in the original's loops; a job has runner.checkpoint_path.")
+        str, Meta(description="Folder of checkpoints in loops of one's own; a job has runner.checkpoint_path instead.")
     ] = "./ckpt"
     resume: Annotated[bool, Meta(description="Go on from the newest run, as `--resume` says it.")] = False
-    pre_trained_follower: Annotated[str, Meta(description="A checkpoint that the follower starts from.")] = ""
-    pre_trained_leader: Annotated[str, Meta(description="A checkpoint that the leader starts from.")] = ""
+    pre_trained_follower: Annotated[
+        str, Meta(description="Folder of checkpoints or trained nets whose newest weights the follower starts from.")
+    ] = ""
+    pre_trained_leader: Annotated[str, Meta(description="The same of the leader.")] = ""
     http_server_address: Annotated[
         str, Meta(description="A party that starts alone: its own host:port. The leader listens there.")
     ] = "127.0.0.1:10087"

@@ -36,6 +36,7 @@ from flps.split.schema import FLYamlData
 from flps.split.seat import Seat
 
 log = logging.getLogger(__name__)
+LABEL_DP_EPS = 1.0  # the original's
 TOP, TEE = -1, -2  # the leader's top, and the stage before it, among the parts that have a seed of their own
 
 
@@ -64,11 +65,23 @@ class PartyOfWideDeep:
     def nets(self, files: Sequence[str | Path]) -> dict[str, FLModel]:
         """The nets that these yaml files describe, by the files' names; after `rows`, which tell the columns."""
         made = {}
+        config = self._config
+        first_weights = config.pre_trained_follower if self._seat.number else config.pre_trained_leader
         for file in files:
-            yaml = FLYamlData(file)
+            yaml = self._read(file)
             network, eval_network, metrics = self._net(yaml)
-            made[Path(file).stem] = FLModel(yaml, network, metrics=metrics, eval_network=eval_network)
+            model = made[Path(file).stem] = FLModel(yaml, network, metrics=metrics, eval_network=eval_network)
+            if first_weights:
+                model.load_ckpt("eval", first_weights)  # which shares its weights with the net that is trained
         return made
+
+    def _read(self, file: str | Path) -> FLYamlData:
+        """A net's yaml; with noise on its labels where `label_dp` asks for it and the file does not say how much."""
+        yaml = FLYamlData(file)
+        if not self._config.label_dp or "label" not in yaml.train_net_in_names or yaml.label_dp_eps is not None:
+            return yaml
+        log.warning("%s says no privacy.label_dp: label_dp: True makes its eps %g", file, LABEL_DP_EPS)
+        return FLYamlData(file, (f"privacy.label_dp.eps={LABEL_DP_EPS}",))
 
     def _net(self, yaml: FLYamlData) -> tuple[nn.Module, nn.Module, AUCMetric | None]:
         seat, config = self._seat, self._config
