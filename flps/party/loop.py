@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flps.errors import ConfigError, PartyRestarted
-from flps.party.step import PartyStep
+from flps.party.step import PartyLook, PartyStep
 from flps.split.agreement import Summary, same_values
 from flps.split.checkpoint import steps_in
 from flps.split.communicator import VerticalFederatedCommunicator
@@ -188,7 +188,8 @@ class Party:
 
     def _train_from(self, first: int) -> None:
         steps = self._train.get_dataset_size()
-        step = PartyStep(self._course("train"), self._models, self._links)
+        peers = self._links.others if skips_together(self._links.summaries) else ()
+        step = PartyStep(self._course("train"), self._models, self._links, peers)
         if first and first % steps == 0:  # nobody remembers whether that epoch was measured
             self._evaluate_if_due(first // steps - 1)
         for epoch in range(first // steps, self._settings.epochs):
@@ -241,7 +242,7 @@ class Party:
         if self._evaluation is None:
             raise ConfigError(f"{self.name} has no rows to look at: give held-out rows")
         nets = {name: Looking(model, name in measuring) for name, model in self._models.items()}
-        step = PartyStep(self._course("eval"), nets, self._links)
+        step = PartyLook(self._course("eval"), nets, self._links)
         for batch in self._evaluation.batches():
             take(step.forward(batch))
 
@@ -258,9 +259,6 @@ class Looking:
     def forward_one_step(self, local_data_batch: Mapping[str, Tensor], remote_data_batch: Mapping[str, Tensor]) -> Any:
         look = self._model.eval_one_step if self._is_measured else self._model.predict_one_step
         return look(local_data_batch, remote_data_batch)
-
-    def backward_one_step(self, *batches: Any, sens: Any = None) -> Any:
-        raise AssertionError("an evaluation has no way back")
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -293,6 +291,11 @@ def courses_of(summaries: Mapping[str, Summary], kind: Kind) -> dict[str, Course
             remote, gradients = frozenset(net.remote), frozenset(net.gradients)
             nets.append(Net(party, name, net.inputs, net.outputs, remote, gradients))
     return courses(nets, {party: one.rows for party, one in told.items()})
+
+
+def skips_together(summaries: Mapping[str, Summary]) -> bool:
+    """Whether any party has a loss scale, so that steps may be skipped."""
+    return any(one.terms.loss_scales for one in told_by(summaries).values())
 
 
 def fits(summaries: Mapping[str, Summary]) -> list[str]:

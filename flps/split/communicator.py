@@ -174,7 +174,13 @@ class VerticalFederatedCommunicator:
     # --- tensors -----------------------------------------------------------------------------------------------------
 
     def send_tensors(
-        self, target_server_name: str, tensors: Tensors, *, step: int | None = None, timeout_s: float | None = None
+        self,
+        target_server_name: str,
+        tensors: Tensors,
+        *,
+        step: int | None = None,
+        timeout_s: float | None = None,
+        as_they_are: bool = False,
     ) -> None:
         """Send {name: tensor} or {label: {name: tensor}}. Returns when it is on its way; waits while the other side is
         `window` messages behind. The tensors may be changed afterwards.
@@ -183,13 +189,15 @@ class VerticalFederatedCommunicator:
             target_server_name: the party; this one's own name: the message waits here for `receive`.
             step: the sender's; the receiver may ask for it.
             timeout_s: longest wait for room; left out: the communicator's.
+            as_they_are: nothing is packed, whatever `compress_configs` say.
 
         Raises:
             ConfigError: nothing that can be sent, or over the limits, with the numbers.
             PeerLost, NeverCameUp: the other side is silent, has ended, or never came.
             PartyRestarted: a party was started again.
         """
-        pieces = pack(tensors, self._codec(target_server_name))
+        codec = self._codec(target_server_name)
+        pieces = pack(tensors, None if as_they_are else codec)
         check_sizes(pieces, self._limits)
         if target_server_name == self._own.server_name:
             self._to_self.append(Item(0, step, pieces, ""))

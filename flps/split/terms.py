@@ -53,6 +53,13 @@ class ToldNet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     gradients: tuple[str, ...]  # of the inputs those whose gradient it works out for the nets before it
 
 
+class ToldScale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A loss scale of one entry of `opts`."""
+
+    said: str  # in words that are equal where the scales are
+    origin: str
+
+
 class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All nets of one party, as far as another party must know them."""
 
@@ -66,6 +73,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     shared: dict[str, int]  # epochs, batch_size, micro_batches, is_eval
     origins: dict[str, str]  # where each of `shared` and `role` is said
     eval_nets: tuple[ToldNet, ...] = ()  # the same for what is evaluated
+    loss_scales: tuple[ToldScale, ...] = ()  # the different ones; none: nothing of this party is looked at
+    trains: bool = True  # whether it has anything that a loss scale is about
 
 
 def terms(party: str, files: Sequence[FLYamlData]) -> Terms:
@@ -98,6 +107,8 @@ def terms(party: str, files: Sequence[FLYamlData]) -> Terms:
         shared={key: places[0][0] for key, places in said.items()},
         origins={"role": _place(lead, ("role",))} | {key: places[0][1] for key, places in said.items()},
         eval_nets=tuple(map(_told_eval, files)),
+        loss_scales=tuple({one.said: one for file in reversed(files) for one in _loss_scales(file)}.values())[::-1],
+        trains=any(file.opts for file in files),
     )
 
 
@@ -112,7 +123,7 @@ def disagreements(parties: Sequence[Terms]) -> list[str]:
     parties: every party of the job. The leader, who hears all of them, asks this and tells its answer to all.
     """
     parties = sorted(parties, key=lambda terms: terms.party)
-    found = [*_roles(parties), *_shared(parties)]
+    found = [*_roles(parties), *_shared(parties), *_scales(parties)]
     for receiver in parties:
         others = _linked(receiver, parties)
         for name, taken in receiver.takes.items():
@@ -202,6 +213,15 @@ def _awaits(file: FLYamlData) -> Iterator[Label]:
             yield Label(label=one.sens, tensors=(one.output.name,), origin=_place(file, (*path, "sens")))
 
 
+def _loss_scales(file: FLYamlData) -> Iterator[ToldScale]:
+    for index, opt in enumerate(file.opts):
+        scale = opt["hyper_parameters"].get("loss_scale")
+        if scale is not None:
+            parts = scale if isinstance(scale, dict) else {"": scale}
+            said = ", ".join(f"{key} {float(value):g}".lstrip() for key, value in sorted(parts.items()))
+            yield ToldScale(said=said, origin=_place(file, ("opts", index, "hyper_parameters", "loss_scale")))
+
+
 def _roles(parties: Sequence[Terms]) -> Iterator[str]:
     leaders = [terms for terms in parties if terms.role == "leader"]
     if len(leaders) != 1:
@@ -219,6 +239,18 @@ def _shared(parties: Sequence[Terms]) -> Iterator[str]:
 def _value(key: str, terms: Terms) -> str:
     value = terms.shared[key]
     return str(bool(value)).lower() if key == "is_eval" else str(value)
+
+
+def _scales(parties: Sequence[Terms]) -> Iterator[str]:
+    """Whether all parties scale the loss alike: one gets gradients that another has scaled, and they skip together."""
+    trained = [terms for terms in parties if terms.trains]
+    if len({frozenset(one.said for one in terms.loss_scales) - {"1"} for terms in trained}) > 1:
+        who = ", ".join(f"{terms.party} ({_scales_of(terms)})" for terms in trained)
+        yield f"loss_scale: must be equal for all, but {who}"
+
+
+def _scales_of(terms: Terms) -> str:
+    return ", ".join(f"{one.origin} says {one.said}" for one in terms.loss_scales) or "it says none"
 
 
 def _linked(receiver: Terms, parties: Sequence[Terms]) -> list[Terms]:

@@ -2,166 +2,19 @@
 
 from __future__ import annotations
 
-import queue
-import re
-import threading
-from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
-from flps.models.wide_deep.cut import Unsplit, build_unsplit
-from flps.models.wide_deep.options import NetworkConfig, network_config
-from flps.party.step import PartyStep
-from flps.split.course import Course, Net, courses
-from flps.split.model import FLModel
-from flps.split.optimizers import FTRL
-from flps.split.schema import FLYamlData
-from flps.split.terms import terms
-
-CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "wide_deep"
-WAIT_S = 30.0
-ROWS = 24
-FIELDS = (4, 3, 5)
-VOCABULARY = 50
-
-
-class QueueLinks:
-    """Links of parties that are threads of one process."""
-
-    def __init__(self, own: str, queues: defaultdict[tuple[str, str], queue.Queue[Any]]) -> None:
-        self._own, self._queues = own, queues
-
-    def send_tensors(self, target_server_name: str, tensors: Mapping[str, Any]) -> None:
-        self._queues[self._own, target_server_name].put(tensors)
-
-    def receive(self, target_server_name: str) -> Mapping[str, Any]:
-        return self._queues[target_server_name, self._own].get(timeout=WAIT_S)
-
-
-def yaml_of(kind: str, folder: Path, follower: int, followers: int) -> FLYamlData:
-    """A file of configs/wide_deep; for follower n its names get that number, and the top takes all of them."""
-    text = (CONFIGS / f"{kind}.yaml").read_text()
-    name = kind
-    if kind == "follower_bottom" and follower:
-        text = re.sub(r"(follower)(_(?:wide|deep|l2))", rf"\g<1>{follower}\2", text).replace("hldr0", f"hldr{follower}")
-        name += str(follower)
-    if kind == "leader_top":
-        lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-        for n in range(1, followers):
-            last = [at for at, line in enumerate(lines) if "follower_deep_embedding" in line]
-            for at in reversed(last):  # behind the pair of the follower before, and what stands with it
-                end = at + 1 + ("source:" in lines[at + 1])
-                start = end - 2 * (end - at)
-                lines[end + (n - 1) * (end - start) : end + (n - 1) * (end - start)] = [
-                    line.replace("follower_", f"follower{n}_") for line in lines[start:end]
-                ]
-        text = "\n".join(lines)
-    path = folder / f"{name}.yaml"
-    path.write_text(text)
-    return FLYamlData(path)
-
-
-class Job:
-    """The parties of one job, their nets, and the same nets in one."""
-
-    def __init__(self, folder: Path, followers: int, dtype: torch.dtype) -> None:
-        config: NetworkConfig = network_config({"vocab_size": VOCABULARY, "emb_dim": 6, "deep_layer_dim": [8, 4]})
-        fields = FIELDS[: 1 + followers]
-        split, self.whole = build_unsplit(config, fields).to(dtype), build_unsplit(config, fields).to(dtype)
-        self.split, self.dtype, self.fields = split, dtype, fields
-        leader = {
-            "bottom": FLModel(yaml_of("leader_bottom", folder, 0, followers), split.bottoms[0]),
-            "top": FLModel(yaml_of("leader_top", folder, 0, followers), split.top),
-        }
-        self.models = {"leader": leader}
-        for n in range(followers):
-            model = FLModel(yaml_of("follower_bottom", folder, n, followers), split.bottoms[1 + n])
-            self.models[f"follower{n or ''}"] = {"bottom": model}
-        self.courses = self._courses()
-
-    def _courses(self) -> dict[str, Course]:
-        nets, local = [], {}
-        for party, models in self.models.items():
-            told = terms(party, [model.yaml_data for model in models.values()])
-            for name, net in zip(models, told.nets, strict=True):
-                nets.append(Net(party, name, net.inputs, net.outputs, frozenset(net.remote), frozenset(net.gradients)))
-            number = len(local)
-            ids = ("id_hldr", "wt_hldr", "label") if not number else (f"id_hldr{number - 1}", f"wt_hldr{number - 1}")
-            local[party] = ids
-        return courses(nets, local)
-
-    def batch(self, step: int) -> list[dict[str, Tensor]]:
-        """Rows of each party; the leader's hold the labels."""
-        generator = torch.Generator().manual_seed(step)
-        parts: list[dict[str, Tensor]] = []
-        for number, fields in enumerate(self.fields):
-            suffix = str(number - 1) if number else ""
-            ids = torch.randint(VOCABULARY, (ROWS, fields), generator=generator, dtype=torch.int32)
-            weights = torch.rand((ROWS, fields), generator=generator, dtype=torch.float64).to(self.dtype)
-            parts.append({f"id_hldr{suffix}": ids, f"wt_hldr{suffix}": weights})
-        parts[0]["label"] = torch.randint(2, (ROWS, 1), generator=generator).to(self.dtype)
-        return parts
-
-
-def play_split(job: Job, steps: int) -> list[float]:
-    """Every party in a thread of its own; the leader's losses."""
-    queues: defaultdict[tuple[str, str], queue.Queue[Any]] = defaultdict(queue.Queue)
-    losses: list[float] = []
-    failed: list[BaseException] = []
-
-    def run(number: int, party: str) -> None:
-        try:
-            step = PartyStep(job.courses[party], job.models[party], QueueLinks(party, queues))
-            for count in range(steps):
-                out = step.forward(job.batch(count)[number])
-                if party == "leader":
-                    losses.append(out["loss"].item())
-                step.backward()
-        except BaseException as error:
-            failed.append(error)
-            raise
-
-    threads = [threading.Thread(target=run, args=each) for each in enumerate(job.models)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(WAIT_S)
-    assert not failed, failed
-    return losses
-
-
-def play_whole(job: Job, steps: int) -> list[float]:
-    """One process, one backward of loss + l2; the same optimizers over the parties' parameters."""
-    model: Unsplit = job.whole
-    optimizers: list[torch.optim.Optimizer] = [
-        FTRL(model.parameters_of("wide"), lr=5e-2, l1=1e-8, l2=1e-8, initial_accum=1.0),
-        torch.optim.Adam(model.parameters_of("deep", "dense"), lr=3.5e-4, eps=1e-8),
-    ]
-    losses = []
-    for count in range(steps):
-        parts = job.batch(count)
-        columns = [tuple(held for name, held in part.items() if name != "label") for part in parts]
-        outcome = model(columns, parts[0]["label"])
-        model.zero_grad()
-        (outcome.loss + outcome.l2_regu).backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        losses.append(outcome.loss.item())
-    return losses
 
 
 @pytest.mark.parametrize("followers", [1, 2])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_a_hundred_steps(tmp_path: Path, followers: int, dtype: torch.dtype, tolerance: float) -> None:
-    torch.set_num_threads(1)
-    job = Job(tmp_path, followers, dtype)
+def test_a_hundred_steps(played: Any, tmp_path: Path, followers: int, dtype: torch.dtype, tolerance: float) -> None:
+    job = played.make(tmp_path, followers, dtype)
     before = {name: held.clone() for name, held in job.whole.state_dict().items()}
-    split, whole = play_split(job, 100), play_whole(job, 100)
+    split, whole = played.split(job, 100), played.whole(job, 100)
     assert split == pytest.approx(whole, abs=tolerance, rel=tolerance)
     got, want = job.split.state_dict(), job.whole.state_dict()
     assert got.keys() == want.keys()
