@@ -99,6 +99,13 @@ class SplitRunner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     eval_interval: Annotated[
         int, Meta(ge=0, description="Epochs between two evaluations on held-out rows; 0: only at the end.")
     ] = 1
+    micro_batches: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Parts of a batch that are under way between the parties at once, to hide the delay of a link; "
+            "gradients are those of the whole batch. Left out: as the nets' yaml files say."
+        ),
+    ] = None
     thread_num: Annotated[int, Meta(ge=1, description="Compute threads of one party.")] = 1
     use_gpu: Annotated[bool, Meta(description="Train on the first CUDA device; an error where there is none.")] = False
     save_checkpoint_interval: Annotated[

@@ -1,4 +1,10 @@
-"""The training loop of a leader or a follower.
+"""A party of a split job: a leader or a follower.
 
-step   one step of a party: its course, carried out
+role      a process becomes a party
+loop      its run: epochs, evaluations, checkpoints
+step      one step: its course, carried out
+schedule  in which order, when a batch is cut into parts
+mail      what comes from the other parties in a step
+story     what it says of itself
+scores    what it predicts, as a file
 """

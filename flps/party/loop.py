@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flps.errors import ConfigError, PartyRestarted
+from flps.party.schedule import room
 from flps.party.step import PartyLook, PartyStep
 from flps.split.agreement import Summary, same_values
 from flps.split.checkpoint import steps_in
@@ -63,6 +64,7 @@ class Settings(NamedTuple):
     checkpoint_path: Path | None = None  # None: none are written
     trained_step: int = 0  # of the nets that are only looked at
     eval_interval: int = 1  # epochs; 0: after the last one only
+    micro_batches: int = 1  # parts of a batch that are under way between the parties at once
 
 
 class Progress(NamedTuple):
@@ -164,6 +166,7 @@ class Party:
             "rows of a batch": len(next(iter(first.values()), ())),
             "steps of an evaluation": self._evaluation.get_dataset_size() if self._evaluation is not None else 0,
             "epochs": settings.epochs,
+            "micro-batches": settings.micro_batches,
             "epochs between two evaluations": settings.eval_interval,
             "step of the trained nets": settings.trained_step,
             _TOLD.format(self.name): msgspec.to_builtins(Told(tuple(sorted(first)), tuple(self._models), own)),
@@ -176,6 +179,8 @@ class Party:
         return steps_in(folder, [model.ckpt_name for model in self._models.values()])
 
     def _go_back(self, step: int) -> None:
+        for model in self._models.values():
+            model.drop_step()
         if step:
             for model in self._models.values():
                 model.load_ckpt("train", self._settings.checkpoint_path, step)
@@ -188,8 +193,9 @@ class Party:
 
     def _train_from(self, first: int) -> None:
         steps = self._train.get_dataset_size()
+        self._expect_room()
         peers = self._links.others if skips_together(self._links.summaries) else ()
-        step = PartyStep(self._course("train"), self._models, self._links, peers)
+        step = PartyStep(self._course("train"), self._models, self._links, peers, self._settings.micro_batches)
         if first and first % steps == 0:  # nobody remembers whether that epoch was measured
             self._evaluate_if_due(first // steps - 1)
         for epoch in range(first // steps, self._settings.epochs):
@@ -200,8 +206,7 @@ class Party:
         steps, every = self._train.get_dataset_size(), self._settings.print_interval
         began, seen, before, reported = time.monotonic(), 0, self._links.bytes, done
         for number, batch in enumerate(self._train.batches(epoch, done), done + 1):
-            outputs = step.forward(batch)
-            step.backward()
+            outputs = step.train(batch)
             seen += len(next(iter(batch.values())))
             if number % every == 0 or number == steps:
                 took, now = max(time.monotonic() - began, 1e-9), self._links.bytes
@@ -245,6 +250,15 @@ class Party:
         step = PartyLook(self._course("eval"), nets, self._links)
         for batch in self._evaluation.batches():
             take(step.forward(batch))
+
+    def _expect_room(self) -> None:
+        parts = self._settings.micro_batches
+        wanted = room(courses_of(self._links.summaries, "train").values(), parts)
+        if parts > 1 and wanted > self._links.window:
+            raise ConfigError(
+                f"micro_batches {parts}: {wanted} messages of a step may be under way from one party to another, the "
+                f"communicator of {self.name} takes {self._links.window}: give all of them window={wanted}"
+            )
 
     def _course(self, kind: Kind) -> Course:
         return courses_of(self._links.summaries, kind)[self.name]

@@ -22,7 +22,7 @@ from flps.party.loop import Party, Rows, Settings
 from flps.party.scores import Scores
 from flps.party.story import Story
 from flps.split.checkpoint import steps_in
-from flps.split.communicator import VerticalFederatedCommunicator
+from flps.split.communicator import WINDOW, VerticalFederatedCommunicator
 from flps.split.model import FLModel
 from flps.split.parties import ServerConfig
 from flps.split.seat import Seat
@@ -69,6 +69,8 @@ class _Part:
         self._train, self._held_out = brought.rows(said.data or config.data)
         self._models = _on_device(brought.nets(said.nets), config.runner.use_gpu)
         self._epochs = brought.epochs
+        in_files = next((model.yaml_data.micro_batches for model in self._models.values()), 1)
+        self._micro_batches = config.runner.micro_batches or in_files
 
     def play(self, incarnation: int) -> None:
         """Meet the others and do what the job's `task` says."""
@@ -107,6 +109,7 @@ class _Part:
             keep_checkpoint_max=runner.keep_checkpoint_max,
             checkpoint_path=job.checkpoints(self._role, self._rank) if keeps else None,
             trained_step=trained_step,
+            micro_batches=self._micro_batches,
         )
         story = self._story
         return Party(
@@ -128,6 +131,7 @@ class _Part:
             network=job.config.network,
             terms=job.terms,
             incarnation=incarnation,
+            window=max(WINDOW, 4 * self._micro_batches),  # parts under way must not wait for room
         )
 
     # --- trained nets ------------------------------------------------------------------------------------------------

@@ -2,25 +2,27 @@
 
 Law 1: what travels is the course's business, what is computed the nets'; here they meet, and nothing is known of any
 model.
-Law 2: what another party sent is checked by name before a net sees it: both loops stand at the same step, or end.
-Law 3: the parties move their weights together or not at all: where any net of any party has a loss scale, each tells
+Law 2: the parties move their weights together or not at all: where any net of any party has a loss scale, each tells
 the others whether something overflowed in its part, and nobody moves before he has heard of all.
+Law 3: a batch in several parts (schedule.py) gives what it gives as a whole, where losses are means over the rows: each
+part counts by its share, and the weights move once.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from flps.errors import ProtocolError
+from flps.party.mail import Gradients, Links, Mail
+from flps.party.schedule import turns
 from flps.split.course import Action, Back, Course, Receive, Run, Send
 
 Tensors: TypeAlias = Mapping[str, Tensor]
-Gradients: TypeAlias = dict[str, "OrderedDict[str, Tensor]"]  # label of the sens -> tensor -> its gradient
 _OVERFLOW = "has overflowed"  # what a party calls its part of the decision to skip a step
 
 
@@ -34,6 +36,8 @@ class Seen(Protocol):
 class Net(Seen, Protocol):
     """What a step of training wants of an FLModel."""
 
+    window: int  # forwards that may wait for their backward
+
     @property
     def overflowed(self) -> bool:
         """Whether something has overflowed in the backward of this step."""
@@ -45,27 +49,12 @@ class Net(Seen, Protocol):
         sens: Gradients | None = None,
         *,
         update: bool = True,
+        share: float = 1.0,
     ) -> Mapping[str, Mapping[str, Tensor]]:
-        """Gradients of its inputs, by output and input; its parameters move, or wait."""
+        """Gradients of its inputs, by output and input; its parameters move, or wait for more."""
 
     def update_one_step(self, overflowed: bool | None = None) -> None:
         """Its parameters move, or stay where they are because something has overflowed somewhere."""
-
-
-class Links(Protocol):
-    """What a step wants of a communicator."""
-
-    def send_tensors(
-        self,
-        target_server_name: str,
-        tensors: Mapping[str, Tensor | Mapping[str, Tensor]],
-        *,
-        as_they_are: bool = False,
-    ) -> None:
-        """Give tensors to a party; as_they_are: not packed."""
-
-    def receive(self, target_server_name: str) -> Mapping[str, Tensor | Mapping[str, Tensor]]:
-        """The next tensors of a party."""
 
 
 class PartyLook:
@@ -75,56 +64,71 @@ class PartyLook:
         self._course = course
         self._nets = nets
         self._links = links
-        self._batch: Tensors = {}
-        self._own: dict[str, Tensor] = {}
-        self._remote: dict[str, Tensor] = {}
+        self._mail = Mail(course, links)
 
     def forward(self, batch: Tensors) -> dict[str, Tensor]:
         """Everything that this party's nets give for its rows `batch`, by name.
 
         Raises ProtocolError when another party sends other tensors than its nets give.
         """
-        self._batch, self._own, self._remote = batch, {}, {}
+        part = Part(batch)
         for action in self._course.forward:
-            if isinstance(action, Run):
-                self._own.update(self._nets[action.net].forward_one_step(self._local(), self._remote))
-            elif isinstance(action, Send):
-                self._links.send_tensors(action.party, OrderedDict((name, self._own[name]) for name in action.names))
-            elif isinstance(action, Receive):
-                self._remote.update(_plain(action, self._links.receive(action.party)))
-        return self._own
+            self._go(part, action)
+        return part.own
 
-    def _local(self) -> dict[str, Tensor]:
-        return {**self._batch, **self._own}
+    def _go(self, part: Part, action: Action) -> None:
+        """One action on the way there."""
+        if isinstance(action, Run):
+            part.own.update(self._nets[action.net].forward_one_step(part.local, part.remote))
+        elif isinstance(action, Send):
+            self._links.send_tensors(action.party, OrderedDict((name, part.own[name]) for name in action.names))
+        elif isinstance(action, Receive):
+            part.remote.update(self._mail.activations(action.party, action.names))
 
 
 class PartyStep(PartyLook):
     """Carries out one course of training again and again."""
 
-    def __init__(self, course: Course, nets: Mapping[str, Net], links: Links, peers: Sequence[str] = ()) -> None:
-        """peers: the parties at the other ends of the links, where steps may overflow; else none."""
+    def __init__(
+        self, course: Course, nets: Mapping[str, Net], links: Links, peers: Sequence[str] = (), micro_batches: int = 1
+    ) -> None:
+        """peers: the parties at the other ends of the links, where steps may overflow; else none. micro_batches: into
+        how many parts a batch is cut, at all parties alike.
+        """
         super().__init__(course, nets, links)
         self._trained = nets
         self._peers = peers
+        self._micro_batches = micro_batches
+        for net in nets.values():
+            net.window = micro_batches
 
-    def backward(self) -> None:
-        """The way back of the same batch: every net's parameters move, or none does at any party.
+    def train(self, batch: Tensors) -> dict[str, Tensor]:
+        """One step: every net's parameters move, or none does at any party.
 
-        Raises ProtocolError when another party sends other gradients than are due.
+        Returns everything that this party's nets gave for its rows `batch`, by name; of a number for all rows (a loss)
+        the mean over the parts. Raises ProtocolError when another party sends other tensors than are due.
         """
-        sens: Gradients = {}
-        for action in self._course.backward:
-            if isinstance(action, Back):
-                net = self._trained[action.net]
-                _join(sens, net.backward_one_step(self._local(), self._remote, sens=sens or None, update=False))
-            elif isinstance(action, Send):
-                # No packing takes the NaN of an overflow, and what it leaves out must not be kept for the next step.
-                self._links.send_tensors(action.party, _picked(sens, action.names), as_they_are=self._overflowed)
-            elif isinstance(action, Receive):
-                _join(sens, _nested(action, self._links.receive(action.party)))
+        parts = parts_of(batch, self._micro_batches)
+        for number, action, is_back in turns(self._course, len(parts)):
+            if is_back:
+                self._go_back(parts[number], action)
+            else:
+                self._go(parts[number], action)
         is_overflow = self._overflows_anywhere() if self._peers else None
         for net in self._trained.values():
             net.update_one_step(is_overflow)
+        return whole_of(parts)
+
+    def _go_back(self, part: Part, action: Action) -> None:
+        """One action on the way back."""
+        if isinstance(action, Back):
+            net, sens = self._trained[action.net], part.sens or None
+            _join(part.sens, net.backward_one_step(part.local, part.remote, sens, update=False, share=part.share))
+        elif isinstance(action, Send):
+            # No packing takes the NaN of an overflow, and what it leaves out must not be kept for the next step.
+            self._links.send_tensors(action.party, _picked(part.sens, action.names), as_they_are=self._overflowed)
+        elif isinstance(action, Receive):
+            _join(part.sens, self._mail.gradients(action.party, action.names))
 
     @property
     def _overflowed(self) -> bool:
@@ -148,8 +152,46 @@ class PartyStep(PartyLook):
         self._links.send_tensors(peer, {_OVERFLOW: torch.tensor([is_overflow])})
 
     def _hear(self, peer: str) -> bool:
-        heard = _plain(Receive(peer, (_OVERFLOW,)), self._links.receive(peer))
-        return bool(heard[_OVERFLOW].any())
+        return bool(self._mail.activations(peer, [_OVERFLOW])[_OVERFLOW].any())
+
+
+@dataclass
+class Part:
+    """Some rows of a batch, and what has become of them so far."""
+
+    batch: Tensors
+    share: float = 1.0  # of the batch's rows
+    own: dict[str, Tensor] = field(default_factory=dict)
+    remote: dict[str, Tensor] = field(default_factory=dict)
+    sens: Gradients = field(default_factory=dict)
+
+    @property
+    def local(self) -> dict[str, Tensor]:
+        """What this party itself has of these rows."""
+        return {**self.batch, **self.own}
+
+
+def parts_of(batch: Tensors, count: int) -> list[Part]:
+    """A batch cut into that many parts, as even as can be, none of them empty; what has no rows is in all of them."""
+    rows = len(next(iter(batch.values())))
+    count = max(1, min(count, rows))
+    if count == 1:
+        return [Part(batch)]
+    cut = {name: held.tensor_split(count) for name, held in batch.items() if held.ndim and len(held) == rows}
+    parts = [{name: cut[name][n] if name in cut else held for name, held in batch.items()} for n in range(count)]
+    return [Part(part, len(next(iter(part.values()))) / rows) for part in parts]
+
+
+def whole_of(parts: Sequence[Part]) -> dict[str, Tensor]:
+    """What the nets gave for all parts together."""
+    if len(parts) == 1:
+        return parts[0].own
+    return {
+        name: torch.cat([part.own[name] for part in parts])
+        if held.ndim
+        else torch.stack([part.own[name] * part.share for part in parts]).sum()
+        for name, held in parts[0].own.items()
+    }
 
 
 def _join(sens: Gradients, more: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -164,24 +206,3 @@ def _picked(sens: Gradients, names: tuple[str, ...]) -> Gradients:
     """By label the gradients of these tensors."""
     picked = {label: OrderedDict((n, held[n]) for n in names if n in held) for label, held in sens.items()}
     return {label: held for label, held in picked.items() if held}
-
-
-def _plain(action: Receive, got: Mapping[str, Tensor | Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    tensors = {name: held for name, held in got.items() if isinstance(held, Tensor)}
-    _expect(action, "activations", list(got), set(tensors))
-    return tensors
-
-
-def _nested(action: Action, got: Mapping[str, Tensor | Mapping[str, Tensor]]) -> Gradients:
-    assert isinstance(action, Receive)
-    gradients: Gradients = {label: OrderedDict(held) for label, held in got.items() if not isinstance(held, Tensor)}
-    _expect(action, "gradients", list(got), {name for held in gradients.values() for name in held})
-    return gradients
-
-
-def _expect(action: Receive, what: str, got: list[str], names: set[str]) -> None:
-    if names != set(action.names):
-        raise ProtocolError(
-            f"{action.party} was to send the {what} {', '.join(action.names)}, it sent {', '.join(got) or 'nothing'}: "
-            "are all parties' yaml files of one job?"
-        )

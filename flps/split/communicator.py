@@ -99,6 +99,7 @@ class VerticalFederatedCommunicator:
         self._terms = terms or (terms_of(self.seats, network, key_dir, insecure, ssl_config) if wire is None else None)
         self._network, self._timeout_s, self._wire = network, timeout_s, wire
         self._limits = Limits(network.frames_max, network.frame_bytes_max, network.message_bytes_max)
+        self.window = window
         self._incarnation = time.time_ns() // 1000 if incarnation is None else incarnation
         self._links = Links(self._own.server_name, self.seats.others, self._incarnation, window, network)
         self._to_self: deque[Item] = deque()

@@ -162,6 +162,11 @@ class FLModel:
         self.loss_scale.settle(self.overflowed)
         self.global_step += 1
 
+    def drop_step(self) -> None:
+        """Forget a step that is under way, as when the parties go back: its forwards, and gradients that add up."""
+        self._waiting.clear()
+        self._held = Held()
+
     def eval_one_step(self, local_data_batch: Batch | None = None, remote_data_batch: Batch | None = None) -> Tensors:
         """Evaluate a batch: `metrics` sees the eval net's outputs and the label `eval_net.gt`.
 
@@ -328,8 +333,7 @@ class FLModel:
         steps = content["steps"]
         self.global_step, self.skipped_steps, self.overflowed = steps["global"], steps["skipped"], steps["overflowed"]
         self.position = content["position"]
-        self._waiting.clear()
-        self._held = Held()
+        self.drop_step()
         checkpoint.set_random_state(content["random"], self._device)
 
 

@@ -147,7 +147,7 @@ class SplitJob:
         return parts
 
 
-def play_split(job: SplitJob, steps: int) -> list[float]:
+def play_split(job: SplitJob, steps: int, micro_batches: int = 1) -> list[float]:
     """Every party in a thread of its own; the leader's losses."""
     queues: defaultdict[tuple[str, str], queue.Queue[Any]] = defaultdict(queue.Queue)
     losses: list[float] = []
@@ -155,12 +155,13 @@ def play_split(job: SplitJob, steps: int) -> list[float]:
 
     def run(number: int, party: str) -> None:
         try:
-            step = PartyStep(job.courses[party], job.models[party], QueueLinks(party, queues), job.peers[party])
+            step = PartyStep(
+                job.courses[party], job.models[party], QueueLinks(party, queues), job.peers[party], micro_batches
+            )
             for count in range(steps):
-                out = step.forward(job.batch(count)[number])
+                out = step.train(job.batch(count)[number])
                 if party == "leader":
                     losses.append(out["loss"].item())
-                step.backward()
         except BaseException as error:
             failed.append(error)
             raise

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from flps.data.criteo_like import Shape
-from flps.errors import ConfigError
+from flps.errors import ConfigError, FlpsError
 from flps.models.wide_deep.cut import build_unsplit
 from flps.models.wide_deep.dataset import PartyDataset, construct_local_dataset
 from flps.models.wide_deep.metric import AUCMetric
@@ -35,7 +36,12 @@ class Run:
     """Leader and follower as threads of this process, with rows that were generated."""
 
     def __init__(
-        self, cache: Path, folder: Path | None = None, epochs: int = 2, batch_sizes: Sequence[int] = ()
+        self,
+        cache: Path,
+        folder: Path | None = None,
+        epochs: int = 2,
+        batch_sizes: Sequence[int] = (),
+        micro_batches: Sequence[int] = (1, 1),
     ) -> None:
         torch.set_num_threads(1)
         whole = build_unsplit(CONFIG, (CONFIG.leader_field_size, CONFIG.follower_field_size))
@@ -59,7 +65,7 @@ class Run:
             train, evaluation = construct_local_dataset(CONFIG, (number,), cache, Shape(rows=3000))
             size = batch_sizes[number] if batch_sizes else CONFIG.batch_size
             train = PartyDataset(train.parties, size, CONFIG.seed)
-            settings = Settings(epochs, 4, 5, 9, folder / name if folder else None)
+            settings = Settings(epochs, 4, 5, 9, folder / name if folder else None, micro_batches=micro_batches[number])
             tell = self.told.setdefault(name, []).append
             self.parties.append(
                 (links, Party(name, models[name], links, train, evaluation, settings, tell, self._measured))
@@ -113,8 +119,12 @@ def test_it_tells_how_far_it_is_and_measures_what_one_process_would(tmp_path: Pa
         assert sent <= went < sent + 2000
 
 
-def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    whole, first, second = Run(tmp_path), Run(tmp_path, tmp_path / "kept", epochs=1), Run(tmp_path, tmp_path / "kept")
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path: Path, parts: int) -> None:
+    whole, first, second = (
+        Run(tmp_path, folder, epochs, micro_batches=(parts, parts))
+        for folder, epochs in ((None, 2), (tmp_path / "kept", 1), (tmp_path / "kept", 2))
+    )
     before = {name: held.clone() for name, held in whole.state.items()}
     assert [*whole.play(), *first.play(), *second.play()] == []
     changed = [name for name, held in whole.state.items() if not torch.equal(held, before[name])]
@@ -128,6 +138,31 @@ def test_parties_of_other_batches_end_with_the_same_words(tmp_path: Path) -> Non
     assert [type(error) for error in failed] == [ConfigError, ConfigError]
     assert str(failed[0]) == str(failed[1])
     assert "rows of a batch: leader has 256, follower has 128" in str(failed[0])
+
+
+def test_parties_must_cut_their_batches_alike_and_have_room_for_the_parts(tmp_path: Path) -> None:
+    failed = Run(tmp_path, micro_batches=(2, 4)).play()
+    assert "micro-batches: leader has 2, follower has 4" in str(failed[0])
+    failed = Run(tmp_path, micro_batches=(12, 12)).play()
+    assert "micro_batches 12: 13 messages of a step may be under way" in str(failed[0])
+
+
+def test_a_step_that_was_under_way_leaves_nothing_behind(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    _, follower = run.parties[1]
+    (model,) = follower._models.values()
+    batch = next(follower._train.batches())
+    model.window = 4
+    out = model.forward_one_step(batch)
+    sens = {"loss": {name: torch.ones_like(held) for name, held in out.items() if "l2" not in name}}
+    model.backward_one_step(sens=sens, update=False)
+    model.forward_one_step(batch)
+    follower._go_back(0)
+    with pytest.raises(FlpsError, match="without gradients"):
+        model.update_one_step()
+    assert not model._waiting
+    for links, _ in run.parties:
+        links.close(linger_s=0)
 
 
 def test_a_party_that_describes_no_nets_is_refused() -> None:
