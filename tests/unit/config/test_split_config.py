@@ -27,6 +27,7 @@ RUNNER: dict[str, tuple[str, Any, str, str]] = {
     "use_gpu": ("no", False, "gpu", "expected true or false, got 'gpu'"),
     "save_checkpoint_interval": ("100", 100, "-1", "expected an integer of at least 0, got -1"),
     "keep_checkpoint_max": ("2", 2, "0", "expected an integer of at least 1, got 0"),
+    "micro_batches": ("4", 4, "0", "expected an integer of at least 1, got 0"),
     "checkpoint_path": ("/mnt/c", "/mnt/c", "''", "expected text that is not empty, got ''"),
     "model_save_path": ("out", "out", "''", "expected text that is not empty, got ''"),
 }
