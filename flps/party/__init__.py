@@ -5,6 +5,7 @@ loop      its run: epochs, evaluations, checkpoints
 step      one step: its course, carried out
 schedule  in which order, when a batch is cut into parts
 mail      what comes from the other parties in a step
+kept      what packing owes to the other parties
 story     what it says of itself
 scores    what it predicts, as a file
 """

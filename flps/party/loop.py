@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flps.errors import ConfigError, PartyRestarted
+from flps.party.kept import KeptBack, scale_of
 from flps.party.schedule import room
 from flps.party.step import PartyLook, PartyStep
 from flps.split.agreement import Summary, same_values
@@ -100,6 +101,7 @@ class Party:
         self.name = name
         self._models = models
         self._links = links
+        self._kept_back = KeptBack(links.feedback)
         self._train, self._evaluation = train, evaluation
         self._settings = settings
         self._report, self._measured = report, measured
@@ -181,9 +183,11 @@ class Party:
     def _go_back(self, step: int) -> None:
         for model in self._models.values():
             model.drop_step()
+        self._kept_back.take_up({})
         if step:
             for model in self._models.values():
                 model.load_ckpt("train", self._settings.checkpoint_path, step)
+                self._kept_back.take_up(model.position.get("kept back", {}))
             log.info("goes on from step %d", step)
         elif any(model.global_step for model in self._models.values()):
             raise ConfigError(
@@ -206,7 +210,7 @@ class Party:
         steps, every = self._train.get_dataset_size(), self._settings.print_interval
         began, seen, before, reported = time.monotonic(), 0, self._links.bytes, done
         for number, batch in enumerate(self._train.batches(epoch, done), done + 1):
-            outputs = step.train(batch)
+            outputs = self._train_on(batch, step)
             seen += len(next(iter(batch.values())))
             if number % every == 0 or number == steps:
                 took, now = max(time.monotonic() - began, 1e-9), self._links.bytes
@@ -220,12 +224,20 @@ class Party:
                 began, seen, before, reported = time.monotonic(), 0, now, number
             self._keep(epoch, number, steps)
 
+    def _train_on(self, batch: Batch, step: PartyStep) -> dict[str, Tensor]:
+        models = list(self._models.values())
+        owed, scale = self._kept_back.state(), scale_of([model.loss_scale for model in models])
+        outputs = step.train(batch)
+        moved = scale_of([model.loss_scale for model in models]) / scale
+        self._kept_back.settle(owed, any(model.overflowed for model in models), moved)
+        return outputs
+
     def _keep(self, epoch: int, number: int, steps: int) -> None:
         settings = self._settings
         every = settings.save_checkpoint_interval
         if settings.checkpoint_path is not None and (number == steps or (every and number % every == 0)):
             for model in self._models.values():
-                model.position = {"epoch": epoch, "step": number}
+                model.position = {"epoch": epoch, "step": number, "kept back": self._kept_back.state()}
                 model.save_ckpt(settings.checkpoint_path, settings.keep_checkpoint_max)
 
     def _evaluate_if_due(self, epoch: int) -> None:

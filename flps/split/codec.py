@@ -36,7 +36,7 @@ class Compressing:
         config = config.gradients if label else config.activations
         own = tensor.detach().to("cpu")
         array = (own.float() if own.dtype == torch.bfloat16 else own).numpy()
-        packed = compress(name, array, config, self.feedback)
+        packed = compress(f"{label}/{name}" if label else name, array, config, self.feedback)
         fields = {field: getattr(packed, field) for field in packed.__struct_fields__ if field != "arrays"}
         return Piece(label, name, TAGS[tensor.dtype], tuple(tensor.shape), packed.arrays, fields)
 

@@ -55,7 +55,8 @@ class FLModel:
 
     global_step: steps that are done, skipped ones too. skipped_steps: those of them in which something overflowed.
     overflowed: whether the step under way has overflowed, or else the last one. position: the loop's own record of
-    where it stands in its data, numbers and texts, a part of the checkpoints. ckpt_name: what these are called by.
+    where it stands in its data and what else it must know to go on, numbers, texts and tensors, a part of the
+    checkpoints. ckpt_name: what these are called by.
 
     Raises ConfigError with all that does not fit between yaml and net, TypeError for what is no module.
     """

@@ -6,7 +6,7 @@ import queue
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from flps.data.criteo_like import Shape
 from flps.models.wide_deep.cut import Unsplit, build_unsplit
+from flps.models.wide_deep.dataset import PartyDataset, construct_local_dataset
+from flps.models.wide_deep.metric import AUCMetric
+from flps.models.wide_deep.model import LeaderTopEvalNet
 from flps.models.wide_deep.options import NetworkConfig, network_config
+from flps.party.loop import Party, Progress, Settings
 from flps.party.step import PartyStep
+from flps.split.communicator import in_process
 from flps.split.course import Course, Net, courses
 from flps.split.model import FLModel
 from flps.split.optimizers import FTRL
@@ -195,6 +201,104 @@ def play_whole(job: SplitJob, steps: int, skipped: Collection[int] = ()) -> list
     return losses
 
 
+RUN_CONFIG = network_config({"emb_dim": 4, "deep_layer_dim": [8, 4], "batch_size": 256}, "small")
+RUN_WAIT_S = 60.0
+
+
+class PartyRun:
+    """Leader and follower as threads of this process, with rows that were generated.
+
+    change: what is done to the text of a net's yaml, by the file's name.
+    """
+
+    batch_size = RUN_CONFIG.batch_size
+
+    def __init__(
+        self,
+        cache: Path,
+        folder: Path | None = None,
+        epochs: int = 2,
+        batch_sizes: Sequence[int] = (),
+        micro_batches: Sequence[int] = (1, 1),
+        change: Callable[[str, str], str] = lambda kind, text: text,
+    ) -> None:
+        self.yaml, self.change = cache / "yaml", change
+        torch.set_num_threads(1)
+        whole = build_unsplit(RUN_CONFIG, (RUN_CONFIG.leader_field_size, RUN_CONFIG.follower_field_size))
+        self.whole, self.state = whole, whole.state_dict()
+        self.cache = cache
+        self.metric, self.told, self.measures = AUCMetric(), dict[str, list[Progress]](), list[tuple[int, float]]()
+        models = {
+            "leader": {
+                "bottom": self._bottom("leader_bottom", whole.bottoms[0]),
+                "top": FLModel(
+                    self._described("leader_top"),
+                    whole.top,
+                    metrics=self.metric,
+                    eval_network=LeaderTopEvalNet(whole.top.net),
+                ),
+            },
+            "follower": {"bottom": self._bottom("follower_bottom", whole.bottoms[1])},
+        }
+        self.models: dict[str, dict[str, FLModel]] = models
+        self.parties = []
+        made = in_process(threads=True, timeout_s=RUN_WAIT_S, compress_configs=self._packing())
+        for number, (name, links) in enumerate(zip(models, made, strict=True)):
+            train, evaluation = construct_local_dataset(RUN_CONFIG, (number,), cache, Shape(rows=3000))
+            size = batch_sizes[number] if batch_sizes else RUN_CONFIG.batch_size
+            train = PartyDataset(train.parties, size, RUN_CONFIG.seed)
+            settings = Settings(epochs, 4, 5, 9, folder / name if folder else None, micro_batches=micro_batches[number])
+            tell = self.told.setdefault(name, []).append
+            self.parties.append(
+                (links, Party(name, models[name], links, train, evaluation, settings, tell, self._measured))
+            )
+
+    def _described(self, kind: str) -> FLYamlData:
+        self.yaml.mkdir(exist_ok=True)
+        path = self.yaml / f"{kind}.yaml"
+        path.write_text(self.change(kind, (CONFIGS / f"{kind}.yaml").read_text()))
+        return FLYamlData(path)
+
+    def _bottom(self, kind: str, net: Any) -> FLModel:
+        return FLModel(self._described(kind), net, eval_network=net.net)
+
+    def _packing(self) -> dict[str, Any]:
+        nets = [model for models in self.models.values() for model in models.values()]
+        return {name: config for net in nets for name, config in net.get_compress_configs().items()}
+
+    def _measured(self, epoch: int, metrics: Any) -> None:
+        self.measures.append((epoch, metrics.eval()))
+
+    def auc_of_the_whole(self) -> float:
+        """Of the same weights in one process, on both parties' columns."""
+        _, evaluation = construct_local_dataset(RUN_CONFIG, (0, 1), self.cache, Shape(rows=3000))
+        metric = AUCMetric()
+        for batch in evaluation.batches():
+            columns = [(batch["id_hldr"], batch["wt_hldr"]), (batch["id_hldr0"], batch["wt_hldr0"])]
+            with torch.no_grad():
+                logits = self.whole(columns, batch["label"]).logits
+            metric.update(logits, torch.sigmoid(logits), batch["label"])
+        return metric.eval()
+
+    def play(self) -> list[BaseException]:
+        """To the end; the errors of the parties that failed."""
+        failed: list[BaseException] = []
+
+        def run(links: Any, party: Party) -> None:
+            try:
+                with links:
+                    party.run()
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=run, args=each) for each in self.parties]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(RUN_WAIT_S)
+        return failed
+
+
 class Played:
     """What tests do with a job."""
 
@@ -207,3 +311,9 @@ class Played:
 def played() -> type[Played]:
     """Jobs in one process: `played.make`, `played.split`, `played.whole`."""
     return Played
+
+
+@pytest.fixture
+def party_run() -> type[PartyRun]:
+    """Whole parties in one process: party_run(cache folder, folder of checkpoints, ...).play()."""
+    return PartyRun

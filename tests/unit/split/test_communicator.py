@@ -468,7 +468,7 @@ def test_activations_and_gradients_are_packed_as_their_configurations_say() -> N
     assert follower.bytes[1] == 4000 + 16000 + 100 + 8000
     leader.send_tensors("follower", {"loss": {"a": tensor}})
     assert torch.equal(follower.receive("leader")["loss"]["a"], tensor.half().float())
-    with pytest.raises(FlpsError, match="tensor 'a' of shape"):
+    with pytest.raises(FlpsError, match="tensor 'loss/a' of shape"):
         leader.send_tensors("follower", {"loss": {"a": tensor / 0}})
 
 
@@ -490,7 +490,10 @@ def test_what_packing_takes_from_a_gradient_goes_to_the_same_party_later() -> No
     for one in (f0, f1):
         assert one.receive("leader")["loss"]["a"].tolist() == [3.0, 0.0]
         assert one.receive("leader")["loss"]["a"].tolist() == [0.0, 4.0]
-    assert leader.feedback["f0"].content()["a"].tolist() == [0.0, 0.0]
+    assert leader.feedback["f0"].content()["loss/a"].tolist() == [0.0, 0.0]
+    leader.send_tensors("f0", {"loss": {"a": torch.tensor([3.0, 2.0])}, "other": {"a": torch.tensor([5.0, 1.0])}})
+    owed = leader.feedback["f0"].content()  # gradients of one tensor under two labels are not one another's
+    assert (owed["loss/a"].tolist(), owed["other/a"].tolist()) == ([0.0, 2.0], [0.0, 1.0])
 
 
 @pytest.mark.parametrize(
