@@ -1,7 +1,8 @@
 """Columns divided among parties, and a party's rows in batches.
 
 Names of a batch, as the original's yaml files have them: the leader (party 0) gives `id_hldr`, `wt_hldr` and `label`,
-the first follower `id_hldr0` and `wt_hldr0`, the second `id_hldr1` and `wt_hldr1`, ...
+the first follower `id_hldr0` and `wt_hldr0`, the second `id_hldr1` and `wt_hldr1`, ... All have `row_ids`: no net takes
+them, they tell noise on labels which row it is for.
 
 Law 1: order depends on (seed, epoch, number of rows) only, so parties with the same rows see the same batches without
 a word between them; whether they have the same rows, `digest` says.
@@ -202,7 +203,8 @@ class PartyRows:
         seed: int | None = None,
         drop_remainder: bool = True,
     ) -> Iterator[Arrays]:
-        """Batches {ids (B, F) int32, weights (B, F) float32, leader: label (B, 1) float32} of an epoch, from a step on.
+        """Batches {ids (B, F) int32, weights (B, F) float32, leader: label (B, 1) float32, row_ids (B,) int64} of an
+        epoch, from a step on.
 
         seed: of the shuffle; None keeps the order of the rows. drop_remainder: leave a last batch out that is not full.
         """
@@ -229,6 +231,7 @@ class PartyRows:
         }  # fmt: skip
         if "label" in self.arrays:
             batch["label"] = self.arrays["label"][positions][:, None]
+        batch["row_ids"] = self.arrays["row_ids"][positions]
         return batch
 
 

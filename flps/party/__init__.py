@@ -2,6 +2,7 @@
 
 role      a process becomes a party
 loop      its run: epochs, evaluations, checkpoints
+agreed    what the parties have told each other, and what follows
 step      one step: its course, carried out
 schedule  in which order, when a batch is cut into parts
 mail      what comes from the other parties in a step

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -22,20 +22,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flps.errors import ConfigError, PartyRestarted
+from flps.party.agreed import TOLD, Kind, Told, courses_of, fits, skips_together
 from flps.party.kept import KeptBack, scale_of
 from flps.party.schedule import room
 from flps.party.step import PartyLook, PartyStep
-from flps.split.agreement import Summary, same_values
 from flps.split.checkpoint import steps_in
 from flps.split.communicator import VerticalFederatedCommunicator
-from flps.split.course import Course, Net, courses
+from flps.split.course import Course, Receive, Send
 from flps.split.model import FLModel
-from flps.split.terms import Terms, disagreements, terms
+from flps.split.terms import terms
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
-Kind: TypeAlias = Literal["train", "eval"]
-_TOLD = "told by {}"  # key of a summary; each party has its own, so that none is compared
 
 
 class Rows(Protocol):
@@ -79,6 +77,7 @@ class Progress(NamedTuple):
     outputs: Mapping[str, Tensor]  # of this party's nets, of the last step
     samples_per_s: float
     bytes_per_step: tuple[float, float]  # in and out
+    privacy: Mapping[str, float]  # what the privacy schemes of this party have spent so far
 
 
 class Party:
@@ -102,6 +101,7 @@ class Party:
         self._models = models
         self._links = links
         self._kept_back = KeptBack(links.feedback)
+        self._is_protected = False
         self._train, self._evaluation = train, evaluation
         self._settings = settings
         self._report, self._measured = report, measured
@@ -137,6 +137,8 @@ class Party:
         while True:
             try:
                 first = self._links.agree(self._summary(task), self._steps_kept() if task == "train" else (), fits)
+                if task == "train":
+                    self._protect()
                 self._go_back(first)
                 act(first)
                 self._meet_at_the_end()
@@ -165,13 +167,13 @@ class Party:
             "rows to train on": dict(self._train.told()),
             "rows to evaluate": dict(self._evaluation.told()) if self._evaluation is not None else "none",
             "steps of an epoch": self._train.get_dataset_size(),
-            "rows of a batch": len(next(iter(first.values()), ())),
+            "rows of a batch": rows_of(first),
             "steps of an evaluation": self._evaluation.get_dataset_size() if self._evaluation is not None else 0,
             "epochs": settings.epochs,
             "micro-batches": settings.micro_batches,
             "epochs between two evaluations": settings.eval_interval,
             "step of the trained nets": settings.trained_step,
-            _TOLD.format(self.name): msgspec.to_builtins(Told(tuple(sorted(first)), tuple(self._models), own)),
+            TOLD.format(self.name): msgspec.to_builtins(Told(tuple(sorted(first)), tuple(self._models), own)),
         }
 
     def _steps_kept(self) -> list[int]:
@@ -211,18 +213,43 @@ class Party:
         began, seen, before, reported = time.monotonic(), 0, self._links.bytes, done
         for number, batch in enumerate(self._train.batches(epoch, done), done + 1):
             outputs = self._train_on(batch, step)
-            seen += len(next(iter(batch.values())))
+            seen += rows_of(batch)
             if number % every == 0 or number == steps:
                 took, now = max(time.monotonic() - began, 1e-9), self._links.bytes
                 moved = [(b - a) / (number - reported) for a, b in zip(before, now, strict=True)]
                 self._report(
                     Progress(
                         epoch, self._settings.epochs, number, steps, number - reported, outputs, seen / took,
-                        (moved[0], moved[1]),
+                        (moved[0], moved[1]), self._spent(),
                     )
                 )  # fmt: skip
                 began, seen, before, reported = time.monotonic(), 0, now, number
             self._keep(epoch, number, steps)
+        for name, model in self._models.items():
+            for statement in model.privacy_statements():
+                log.info("epoch %d: what %s has spent of its rows' privacy: %s", epoch, name, statement)
+
+    def _protect(self) -> None:
+        """The nets' privacy schemes are about what really crosses, and count rows by epochs. Once: another time would
+        be other noise on the same labels.
+        """
+        if self._is_protected:
+            return
+        forward, first = self._course("train").forward, next(self._train.batches(), {})
+        sent = {name for action in forward if isinstance(action, Send) for name in action.names}
+        received = {name for action in forward if isinstance(action, Receive) for name in action.names}
+        rows = min(len(self._train.row_ids), self._train.get_dataset_size() * rows_of(first))
+        for model in self._models.values():
+            model.protect(rows_per_epoch=max(rows, 1), sent=sent, received=received)
+        self._is_protected = True
+
+    def _spent(self) -> dict[str, float]:
+        """By scheme and figure; those of a second net with the same scheme begin with that net's name."""
+        spent: dict[str, float] = {}
+        for name, model in self._models.items():
+            for figure, value in model.privacy_spent().items():
+                spent[f"{name}_{figure}" if figure in spent else figure] = value
+        return spent
 
     def _train_on(self, batch: Batch, step: PartyStep) -> dict[str, Tensor]:
         models = list(self._models.values())
@@ -276,6 +303,11 @@ class Party:
         return courses_of(self._links.summaries, kind)[self.name]
 
 
+def rows_of(batch: Batch) -> int:
+    """How many rows a batch has."""
+    return len(next(iter(batch.values()), ()))
+
+
 class Looking:
     """A net that is only looked at: its eval net, without dropout, without a graph."""
 
@@ -285,54 +317,3 @@ class Looking:
     def forward_one_step(self, local_data_batch: Mapping[str, Tensor], remote_data_batch: Mapping[str, Tensor]) -> Any:
         look = self._model.eval_one_step if self._is_measured else self._model.predict_one_step
         return look(local_data_batch, remote_data_batch)
-
-
-class Told(msgspec.Struct, frozen=True):
-    """What a party tells the others of its part."""
-
-    rows: tuple[str, ...]  # what a batch of its rows holds
-    nets: tuple[str, ...]  # what it calls its nets, in the order of `terms`
-    terms: Terms
-
-
-def told_by(summaries: Mapping[str, Summary]) -> dict[str, Told]:
-    """Party -> what it has told. Raises ConfigError when it is no description of a party."""
-    try:
-        told = {party: msgspec.convert(summary[_TOLD.format(party)], Told) for party, summary in summaries.items()}
-    except (KeyError, msgspec.ValidationError) as error:
-        raise ConfigError(f"a party tells what is no description of its nets: {error}") from None
-    for party, one in told.items():
-        if not len(one.nets) == len(one.terms.nets) == len(one.terms.eval_nets):
-            raise ConfigError(f"{party} names {len(one.nets)} nets and describes {len(one.terms.nets)}")
-    return told
-
-
-def courses_of(summaries: Mapping[str, Summary], kind: Kind) -> dict[str, Course]:
-    """Party -> its course in training or in evaluation, from what all parties have told. Raises ConfigError."""
-    told = told_by(summaries)
-    nets = []
-    for party, one in told.items():
-        described = one.terms.nets if kind == "train" else one.terms.eval_nets
-        for name, net in zip(one.nets, described, strict=True):
-            remote, gradients = frozenset(net.remote), frozenset(net.gradients)
-            nets.append(Net(party, name, net.inputs, net.outputs, remote, gradients))
-    return courses(nets, {party: one.rows for party, one in told.items()})
-
-
-def skips_together(summaries: Mapping[str, Summary]) -> bool:
-    """Whether any party has a loss scale, so that steps may be skipped."""
-    return any(one.terms.loss_scales for one in told_by(summaries).values())
-
-
-def fits(summaries: Mapping[str, Summary]) -> list[str]:
-    """Complaints about parties that are not of one job."""
-    complaints = same_values(summaries)
-    try:
-        complaints += disagreements([one.terms for one in told_by(summaries).values()])
-        if not complaints:
-            courses_of(summaries, "eval")
-            if any(summary.get("task") == "train" for summary in summaries.values()):
-                courses_of(summaries, "train")
-    except ConfigError as error:
-        complaints.append(str(error))
-    return complaints

@@ -20,6 +20,7 @@ class Story:
         self._steps = 0  # of the epoch under way, as far as they were told of
         self._seconds = 0.0
         self._bytes = [0.0, 0.0]
+        self._privacy: Mapping[str, float] = {}  # what was spent when it was told last
 
     def progress(self, progress: Progress) -> None:
         """Some steps were done; the last of an epoch ends it."""
@@ -30,11 +31,13 @@ class Story:
             progress.epoch, progress.step, progress.steps, losses(scalars), progress.samples_per_s, came, went,
         )  # fmt: skip
         fields: dict[str, Any] = {"loss": scalars["loss"]} if "loss" in scalars else {}
+        self._privacy = progress.privacy
         self._bytes = [total + more * progress.since for total, more in zip(self._bytes, (came, went), strict=True)]
         self._events.write(
             "progress", state="training", epoch=progress.epoch, epochs=progress.epochs, step=progress.step,
             steps=progress.steps, samples_per_s=progress.samples_per_s, bytes_in=round(self._bytes[0]),
             bytes_out=round(self._bytes[1]), bytes_in_a_step=came, bytes_out_a_step=went, **fields,
+            **self._privacy,
         )  # fmt: skip
         self._steps += progress.since
         self._seconds += progress.since / max(progress.samples_per_s, 1e-9)
@@ -49,7 +52,7 @@ class Story:
         measures = metrics.measures() if hasattr(metrics, "measures") else {"eval": metrics.eval()}
         shown = " ".join(f"{name} {value:f}" for name, value in measures.items() if value is not None)
         log.info("----evaluation---- epoch %d %s", epoch, shown)
-        self._events.write("eval", epoch=epoch, **measures)
+        self._events.write("eval", epoch=epoch, **measures, **self._privacy)
 
 
 def losses(scalars: Mapping[str, float]) -> str:

@@ -90,6 +90,7 @@ class FLModel:
         self._eval_intake = Intake(f"{self.name} (eval_net)", yaml_data.eval_net_ins)
         self._waiting: deque[Forward] = deque()
         self._held = Held()
+        self._seed: int | bytes | None = None
         self._privacy = protection_of(yaml_data)
         self.network.train()
         self._report_untrained()
@@ -216,12 +217,17 @@ class FLModel:
         sent: Iterable[str] | None = None,
         received: Iterable[str] | None = None,
     ) -> None:
-        """Say more about the yaml's `privacy`, before the first step: see `protection_of`."""
-        self._privacy = protection_of(self.yaml_data, seed, rows_per_epoch, sent, received)
+        """Say more about the yaml's `privacy`, before the first step: see `protection_of`. A seed, once said, stays."""
+        self._seed = self._seed if seed is None else seed
+        self._privacy = protection_of(self.yaml_data, self._seed, rows_per_epoch, sent, received)
 
     def privacy_spent(self) -> dict[str, float]:
         """What the privacy schemes have spent so far, for metrics: `label_dp_epsilon`, ... (see `Budget.numbers`)."""
         return self._privacy.budget.numbers() if self._privacy else {}
+
+    def privacy_statements(self) -> list[str]:
+        """The same in words: what each scheme's epsilon is, what it covers and what not."""
+        return self._privacy.budget.statements() if self._privacy else []
 
     def save_ckpt(self, path: str | Path | None = None, keep: int | None = None) -> Path:
         """Save all that the net remembers (checkpoint.py) under its step; between steps.

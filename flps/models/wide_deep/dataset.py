@@ -96,7 +96,9 @@ class PartyDataset:
         return DictIterator(self)
 
     def batches(self, epoch: int = 0, first_step: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Batches of an epoch from a step on: ids (B, F) int32, weights (B, F) float32, label (B, 1) float32."""
+        """Batches of an epoch from a step on: ids (B, F) int32, weights (B, F) float32, label (B, 1) float32,
+        row_ids (B,) int64.
+        """
         parts = [
             rows.batches(self.batch_size, epoch, first_step, self.seed, self.drop_remainder) for rows in self.parties
         ]

@@ -49,6 +49,7 @@ def test_names_shapes_and_types_of_a_batch(made: Path) -> None:
         "label": ((16, 1), "<f4"),
         "id_hldr0": ((16, 19), "<i4"),
         "wt_hldr0": ((16, 19), "<f4"),
+        "row_ids": ((16,), "<i8"),
     }
 
 
@@ -109,9 +110,9 @@ def test_any_number_of_parties(tmp_path: Path, made: Path) -> None:
     assert [len(party.columns) for party in division] == [13, 13, 13]
     batches = [next(PartyRows.open(made, party=n, parties=division).batches(4)) for n in range(3)]
     assert [list(batch) for batch in batches] == [
-        ["id_hldr", "wt_hldr", "label"],
-        ["id_hldr0", "wt_hldr0"],
-        ["id_hldr1", "wt_hldr1"],
+        ["id_hldr", "wt_hldr", "label", "row_ids"],
+        ["id_hldr0", "wt_hldr0", "row_ids"],
+        ["id_hldr1", "wt_hldr1", "row_ids"],
     ]
     whole = np.concatenate([next(iter(batch.values())) for batch in batches], axis=1)
     np.testing.assert_array_equal(whole, np.load(made / "train" / "feat_ids.npy")[:4])

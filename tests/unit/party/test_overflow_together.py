@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import torch
 
-from flps.party.loop import Told, fits, skips_together
+from flps.party.agreed import Told, fits, skips_together
 from flps.split.scale import LossScale
 from flps.split.schema import FLYamlData
 from flps.split.terms import terms

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flps.errors import ConfigError, FlpsError
-from flps.party.loop import fits
+from flps.party.agreed import fits
 
 
 def test_it_tells_how_far_it_is_and_measures_what_one_process_would(party_run: Any, tmp_path: Path) -> None:

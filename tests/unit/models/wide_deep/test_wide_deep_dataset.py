@@ -38,6 +38,7 @@ def test_sizes_names_shapes(sets: tuple[PartyDataset, PartyDataset]) -> None:
         "label": ((100, 1), torch.float32),
         "id_hldr0": ((100, 19), torch.int32),
         "wt_hldr0": ((100, 19), torch.float32),
+        "row_ids": ((100,), torch.int64),
     }
 
 
@@ -72,7 +73,7 @@ def test_an_iterator_put_back_goes_on_as_if_never_interrupted(sets: tuple[PartyD
 def test_a_party_alone_and_parties_that_are_not_aligned(cache: Path, sets: tuple[PartyDataset, PartyDataset]) -> None:
     alone, _ = construct_local_dataset(CONFIG, (1,), cache_dir=cache, shape=SHAPE)
     mine, both = next(alone.batches()), next(sets[0].batches())
-    assert list(mine) == ["id_hldr0", "wt_hldr0"]
+    assert list(mine) == ["id_hldr0", "wt_hldr0", "row_ids"]
     assert torch.equal(mine["id_hldr0"], both["id_hldr0"])
     leader, follower = sets[0].parties
     with pytest.raises(ConfigError, match=r"not aligned \(600, 300 rows\)"):

@@ -1,0 +1,70 @@
+"""What the parties of a job tell each other before they begin, and what follows from it for all of them.
+
+Law: pure code: every party comes to the same courses, and to the same complaints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from flps.errors import ConfigError
+from flps.split.agreement import Summary, same_values
+from flps.split.course import Course, Net, courses
+from flps.split.terms import Terms, disagreements
+
+Kind: TypeAlias = Literal["train", "eval"]
+TOLD = "told by {}"  # key of a summary; each party has its own, so that none is compared
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a party tells the others of its part."""
+
+    rows: tuple[str, ...]  # what a batch of its rows holds
+    nets: tuple[str, ...]  # what it calls its nets, in the order of `terms`
+    terms: Terms
+
+
+def told_by(summaries: Mapping[str, Summary]) -> dict[str, Told]:
+    """Party -> what it has told. Raises ConfigError when it is no description of a party."""
+    try:
+        told = {party: msgspec.convert(summary[TOLD.format(party)], Told) for party, summary in summaries.items()}
+    except (KeyError, msgspec.ValidationError) as error:
+        raise ConfigError(f"a party tells what is no description of its nets: {error}") from None
+    for party, one in told.items():
+        if not len(one.nets) == len(one.terms.nets) == len(one.terms.eval_nets):
+            raise ConfigError(f"{party} names {len(one.nets)} nets and describes {len(one.terms.nets)}")
+    return told
+
+
+def courses_of(summaries: Mapping[str, Summary], kind: Kind) -> dict[str, Course]:
+    """Party -> its course in training or in evaluation, from what all parties have told. Raises ConfigError."""
+    told = told_by(summaries)
+    nets = []
+    for party, one in told.items():
+        described = one.terms.nets if kind == "train" else one.terms.eval_nets
+        for name, net in zip(one.nets, described, strict=True):
+            remote, gradients = frozenset(net.remote), frozenset(net.gradients)
+            nets.append(Net(party, name, net.inputs, net.outputs, remote, gradients))
+    return courses(nets, {party: one.rows for party, one in told.items()})
+
+
+def skips_together(summaries: Mapping[str, Summary]) -> bool:
+    """Whether any party has a loss scale, so that steps may be skipped."""
+    return any(one.terms.loss_scales for one in told_by(summaries).values())
+
+
+def fits(summaries: Mapping[str, Summary]) -> list[str]:
+    """Complaints about parties that are not of one job."""
+    complaints = same_values(summaries)
+    try:
+        complaints += disagreements([one.terms for one in told_by(summaries).values()])
+        if not complaints:
+            courses_of(summaries, "eval")
+            if any(summary.get("task") == "train" for summary in summaries.values()):
+                courses_of(summaries, "train")
+    except ConfigError as error:
+        complaints.append(str(error))
+    return complaints
