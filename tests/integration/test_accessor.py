@@ -165,7 +165,7 @@ def test_deltas_one_after_the_other_are_the_whole(shards: Callable[..., Path], f
     assert np.array_equal(again["item_embedding.counters"][:, SHOW], 3 * show)
 
 
-@pytest.mark.parametrize(("mode", "workers"), [("sync", 2), ("geo", 1)])
+@pytest.mark.parametrize(("mode", "workers"), [pytest.param("sync", 2, marks=pytest.mark.slow), ("geo", 1)])
 def test_a_resumed_run_counts_on(
     shards: Callable[..., Path], federate: Callable[..., Any], mode: str, workers: int
 ) -> None:

@@ -40,13 +40,10 @@ CASES = [
     ("coordinator:0 log", {}, "its log could not be written: File too large"),
     ("worker:0 log", {}, "its log could not be written: File too large"),
 ]
-EVERY_DAY = (0,)
 
 
-@pytest.mark.parametrize(
-    ("full", "runner", "says"),
-    [pytest.param(*case, marks=() if n in EVERY_DAY else pytest.mark.slow) for n, case in enumerate(CASES)],
-)
+@pytest.mark.slow  # every day: test_where_nothing_can_be_written_ends_with_6, and unit/test_disk.py
+@pytest.mark.parametrize(("full", "runner", "says"), CASES)
 def test_a_full_disk_ends_with_6(
     shards: Callable[..., Path], flrun: Any, full: str, runner: dict[str, Any], says: str
 ) -> None:

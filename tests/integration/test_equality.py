@@ -76,7 +76,7 @@ def test_a_seed_gives_one_result(shards: Callable[..., Path], federate: Callable
     assert not np.array_equal(one["dense.values"], other["dense.values"])
 
 
-@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("private", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_threads_are_processes(shards: Callable[..., Path], flrun: Any, private: bool) -> None:
     folder = shards(2)
     runner = {"sync_mode": "sync", "epochs": 1, "test_data_dir": str(folder / "fl_test_data")}

@@ -52,7 +52,9 @@ def skip_when_taken() -> None:
                 pytest.skip(f"another program of this machine holds port {port}, which the seed's command names")
 
 
-@pytest.mark.parametrize(("script", "roles"), [("fl_ps_coordinator.sh", 12), ("fl_ps_sparse.sh", 11)])
+@pytest.mark.parametrize(
+    ("script", "roles"), [("fl_ps_coordinator.sh", 12), pytest.param("fl_ps_sparse.sh", 11, marks=pytest.mark.slow)]
+)
 def test_the_quick_starts_commands(script: str, roles: int, small_data: Path, tmp_path: Path) -> None:
     skip_when_taken()
     done = run([str(ROOT / "launch" / script), *overrides(small_data)], tmp_path)
@@ -81,6 +83,7 @@ def test_the_scripts_hand_flags_on(script: str, says: list[str], tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow  # of the hooks of a trainer script test_trainer_script.py tells every day
 def test_the_example_trainer(small_data: Path, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("flrun")), str(ROOT / "launch" / "fl_trainer.py"), "-m",
                str(ROOT / "configs" / "ncf.yaml"), "--worker_num=2", *overrides(small_data)]  # fmt: skip

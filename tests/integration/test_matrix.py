@@ -228,13 +228,11 @@ def play(arena: Arena, cases: Iterable[Case]) -> None:
     assert not complaints, "\n\n".join(complaints)
 
 
-DAILY = (
-    Case("worker", "pushing", "kill"),
+DAILY = (  # a killed worker and a restarted server are in test_processes.py and test_restarts.py
     Case("server", "saving", "kill"),
     Case("coordinator", "evaluating", "kill"),
     Case("worker", "barrier", "cut"),
     Case("server", "pushing", "cut"),
-    Case("server", "pushing", "restart"),
     Case("worker", "pulling", "silence"),
 )
 

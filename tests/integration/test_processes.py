@@ -34,7 +34,9 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.parametrize("mode", ["sync", "async", "geo"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("sync", marks=pytest.mark.slow), pytest.param("async", marks=pytest.mark.slow), "geo"]
+)
 def test_ten_workers_train_and_rank(shards: Callable[..., Path], flrun: Any, mode: str) -> None:
     folder = shards(10)
     settings = {
@@ -67,7 +69,9 @@ def start_endless(flrun: Any, shards: Callable[..., Path], mode: str, *flags: st
     return started
 
 
-@pytest.mark.parametrize("mode", ["sync", pytest.param("async", marks=pytest.mark.slow), "geo"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("sync", marks=pytest.mark.slow), pytest.param("async", marks=pytest.mark.slow), "geo"]
+)
 def test_a_killed_worker_is_a_loss(shards: Callable[..., Path], flrun: Any, mode: str) -> None:
     folder = shards(3)
     flrun.write(
@@ -115,7 +119,7 @@ def test_a_killed_server_or_coordinator_ends_the_job(
     assert flrun.is_clean()
 
 
-@pytest.mark.parametrize("coordinators", [0, 1])
+@pytest.mark.parametrize("coordinators", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_ctrl_c_leaves_nothing(shards: Callable[..., Path], flrun: Any, coordinators: int) -> None:
     started = start_endless(flrun, shards, "sync", f"--coordinator_num={coordinators}")
     os.killpg(started.pid, signal.SIGINT)
@@ -125,7 +129,8 @@ def test_ctrl_c_leaves_nothing(shards: Callable[..., Path], flrun: Any, coordina
     assert flrun.is_clean()
 
 
-@pytest.mark.parametrize("mode", ["sync", pytest.param("geo", marks=pytest.mark.slow)])
+@pytest.mark.slow  # every day: the same of the state machine, in unit/test_membership.py
+@pytest.mark.parametrize("mode", ["sync", "geo"])
 def test_a_pause_shorter_than_the_lease_does_no_harm(shards: Callable[..., Path], flrun: Any, mode: str) -> None:
     folder = shards(3)
     settings = endless(folder, mode, lease_s=6.0, retry_s=0.3)
@@ -160,7 +165,9 @@ def test_a_pause_longer_than_the_lease_is_a_loss(shards: Callable[..., Path], fl
     assert flrun.is_clean()
 
 
-@pytest.mark.parametrize("how", ["yaml", "override", "data", "reader", "gpu"])
+@pytest.mark.parametrize(
+    "how", ["yaml", "override", "data", *(pytest.param(how, marks=pytest.mark.slow) for how in ("reader", "gpu"))]
+)
 def test_a_wrong_config_ends_with_2(shards: Callable[..., Path], flrun: Any, how: str) -> None:
     settings, flags, says = {
         "yaml": ({"runner": {"geo_stepp": 3}}, [], "geo_step"),
@@ -211,7 +218,7 @@ def two_hosts(flrun: Any, shards: Callable[..., Path], *flags: str) -> tuple[lis
     return [flrun.finish(one) for one in started], ports
 
 
-@pytest.mark.parametrize("secure", [True, False])
+@pytest.mark.parametrize("secure", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_two_hosts_over_tcp(shards: Callable[..., Path], flrun: Any, secure: bool) -> None:
     keys = flrun.folder / "keys"
     if secure:

@@ -134,7 +134,7 @@ def test_gradients_that_are_no_numbers_are_refused_and_the_job_goes_on(
     assert saved.events("eval")[-1]["users"] == 60
 
 
-@pytest.mark.parametrize("mode", ["sync", pytest.param("async", marks=pytest.mark.slow), "geo"])
+@pytest.mark.parametrize("mode", ["sync", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("async", "geo"))])
 def test_too_many_refusals_in_a_row_end_the_worker(shards: Callable[..., Path], flrun: Any, mode: str) -> None:
     settings = {
         "runner": {"sync_mode": mode, "train_batch_size": 6, "geo_step": 2},

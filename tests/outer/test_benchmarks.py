@@ -69,6 +69,7 @@ def test_spill() -> None:
     assert table["memory of its own, most, over what was before"] < 100
 
 
+@pytest.mark.slow
 def test_launch() -> None:
     table = {what: [number(cell) for cell in cells] for what, cells in rows("launch.py").items()}
     ours, theirs = table["flrun, 2 workers, server, coordinator"], table["4 interpreters that import torch"]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from flps.nn import apply_gradients
@@ -31,6 +32,7 @@ def write_shards(folder: Path) -> None:
         np.savetxt(folder / f"{client}.csv", np.unique(rows, axis=0), "%d", ",")
 
 
+@pytest.mark.slow  # every day it trains alone
 def test_the_model_of_the_guide_trains_in_a_federation(tmp_path: Path) -> None:
     (tmp_path / "factors.py").write_text(block("python"))
     yaml = block("yaml").replace("num_users: 6040, num_items: 3706", f"num_users: {USERS}, num_items: {ITEMS}")

@@ -152,6 +152,7 @@ def test_geo_counts_every_delta_once_and_tells_everybody(crashes: list[int], see
     assert all(mirror == rows for mirror in mirrors.values())
 
 
+@pytest.mark.slow  # every day: test_geo_with_a_short_journal
 @settings(max_examples=60)
 @given(crashes=CRASHES, seed=st.integers(0, 1000), durability=st.sampled_from(["log", "log+fsync"]))
 def test_a_short_journal_is_as_good(crashes: list[int], seed: int, durability: Any, new_world: NewWorld) -> None:
