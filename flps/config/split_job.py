@@ -52,7 +52,9 @@ class SplitJob(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def local_log(self) -> str:
-        """What the single-process run also writes, in the working folder, by the original's name."""
+        """What a single process that trains also writes, in the working folder, by the original's name; "": nothing."""
+        if self.config.runner.task != "train":
+            return ""
         return f"log_local_{str(self.config.hyper_parameters.get('device_target', 'cpu')).lower()}.txt"
 
     def party(self, role: str, rank: int) -> Leader | Follower:

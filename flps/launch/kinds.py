@@ -172,7 +172,7 @@ def _inert(config: SplitConfig, arguments: Arguments) -> list[str]:
     values = network_config(config.hyper_parameters)
     notes = []
     if inert := values.without_effect():
-        notes.append(f"hyper_parameters: {', '.join(inert)} belong to the original's machinery and have no effect")
+        notes.append(f"hyper_parameters: {', '.join(inert)}: without effect, of the original's machinery")
     if values.ckpt_path != FULL.ckpt_path:
         notes.append("hyper_parameters: ckpt_path has no effect in a job: checkpoints go to runner.checkpoint_path")
     if arguments.role is None and any(said.startswith("remote_server_address=") for said in arguments.settings):

@@ -62,8 +62,8 @@ class Threads:
 
     def _log_files(self, role: Role, incarnation: int) -> list[logging.Handler]:
         files = [_log_file(Path(self._job.run_dir) / log_name(role.role, role.rank), role, formatter(role.name))]
-        if isinstance(self._job, SplitJob) and role.role == "leader":
-            mode = "w" if incarnation == 1 else "a"
+        if isinstance(self._job, SplitJob) and role.role == "leader" and self._job.local_log:
+            mode = "a" if incarnation > 1 or self._job.resume_from else "w"
             files.append(_log_file(Path(self._job.local_log), role, ORIGINALS_FORM, mode))
         return files
 

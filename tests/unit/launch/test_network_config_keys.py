@@ -161,7 +161,7 @@ def test_passwords_have_a_better_place(key: str) -> None:
 @pytest.mark.parametrize("key", INERT)
 def test_a_key_of_the_originals_machinery_is_noted(key: str) -> None:
     (note,) = plan_of(f"--{key}={INERT_VALUES.get(key, 'x')}").notes
-    assert note == f"hyper_parameters: {key} belong to the original's machinery and have no effect"
+    assert note == f"hyper_parameters: {key}: without effect, of the original's machinery"
 
 
 def test_an_address_of_nobody_is_noted() -> None:

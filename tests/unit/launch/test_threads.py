@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from flps.config.job import Job
-from flps.config.split import SplitConfig
+from flps.config.split import SplitConfig, SplitRunner
 from flps.config.split_job import SplitJob
 from flps.config.types import Config, Runner
 from flps.errors import PeerLost
@@ -125,4 +126,15 @@ def test_the_leader_also_writes_the_originals_log(
     all_ended(threads)
     threads.close()
     assert (tmp_path / name).read_text() == "INFO:root:I am leader 0\n"
+    again = Threads(msgspec.structs.replace(job, resume_from="/before"), TARGET + "quiet")
+    again.start(Role("leader", 0, "h"))
+    all_ended(again)
+    again.close()
+    assert (tmp_path / name).read_text() == "INFO:root:I am leader 0\n" * 2
     assert "leader.0 INFO I am leader 0" in (tmp_path / "run" / "leaderlog.0").read_text()
+
+
+def test_who_only_looks_at_trained_nets_leaves_that_log_alone() -> None:
+    looking = SplitConfig(runner=SplitRunner(task="evaluate", trained_models="m"))
+    job = SplitJob(run_id="r", run_dir="/r", config_dir=".", config=looking, leader="x", security="loopback")
+    assert job.local_log == ""
