@@ -54,15 +54,7 @@ PLANS: dict[str, tuple[tuple[str, ...], Callable[[Plan[SplitJob]], Any], Any]] =
                               lambda plan: plan.job.leader, "tcp://127.0.0.1:7002"),
     "ckpt_path": (("--ckpt_path=x",), lambda plan: plan.notes[-1].partition(" has")[0], "hyper_parameters: ckpt_path"),
 }  # fmt: skip
-FILES = {
-    "leader_top_yaml_path": ("leader_top.yaml", ""),
-    "leader_bottom_yaml_path": ("leader_bottom.yaml", ""),
-    "follower_bottom_yaml_path": ("follower_bottom.yaml", ""),
-    "leader_tee_yaml_path": ("leader_tee.yaml", "--simu_tee=True"),
-    "leader_top_tee_yaml_path": ("leader_top_tee.yaml", "--simu_tee=True"),
-    "leader_bottom_tee_yaml_path": ("leader_bottom_tee.yaml", "--simu_tee=True"),
-    "follower_bottom_tee_yaml_path": ("follower_bottom_tee.yaml", "--simu_tee=True"),
-}
+FILES = [key for key in NetworkConfig.__struct_fields__ if key.endswith("_yaml_path") and key not in INERT]
 CERTIFICATES = ("enable_ssl", "server_cert_path", "client_cert_path", "ca_cert_path")
 INERT_VALUES: dict[str, str] = {"full_batch": "True", "vocab_cache_size": "5", "host_device_mix": "1",
                                 "parameter_server": "1", "field_slice": "True", "enable_TEE": "True",
@@ -110,16 +102,17 @@ def test_every_key_is_tried_here() -> None:
     assert tried == set(NetworkConfig.__struct_fields__)
 
 
-@pytest.mark.parametrize("key", SIZES)
-def test_a_key_of_nets_and_loops(key: str, rows: Path) -> None:
-    value, look, meaning = SIZES[key]
-    assert look(*leader_of(rows, f"--{key}={value}")) == meaning
+def test_keys_of_nets_and_loops(rows: Path) -> None:
+    part, nets = leader_of(rows, *(f"--{key}={value}" for key, (value, _, _) in SIZES.items()))
+    found = {key: look(part, nets) for key, (_, look, _) in SIZES.items()}
+    assert found == {key: meaning for key, (_, _, meaning) in SIZES.items()}
 
 
 def test_keys_that_belong_to_others(rows: Path) -> None:
-    part, nets = leader_of(rows, "--dropout_flag=True", "--keep_prob=0.5")
+    flags = ("--dropout_flag=True", "--keep_prob=0.5", "--weight_bias_init=[uniform, zero]", "--init_args=[2, 3]")
+    part, nets = leader_of(rows, *flags)
     assert dense(nets, 1).keep_prob == 0.5
-    _, nets = leader_of(rows, "--weight_bias_init=[uniform, zero]", "--init_args=[2, 3]")
+    assert nets["leader_top"].yaml_data.label_dp_eps is None
     weight = dense(nets, 1).weight.detach()
     assert 2 <= weight.min().item() < weight.max().item() <= 3
     train, held_out = part.rows(str(rows))
@@ -133,13 +126,16 @@ def test_a_key_of_the_plan(key: str) -> None:
     assert look(plan_of(*flags)) == meaning
 
 
-@pytest.mark.parametrize("key", FILES)
-def test_a_key_that_names_a_nets_file(key: str, tmp_path: Path) -> None:
-    name, flag = FILES[key]
-    mine = tmp_path / f"my_{name}"
-    shutil.copy(CONFIGS / name, mine)
-    parties = plan_of(f"--{key}={mine}", *[flag] * bool(flag)).job.config.parties
-    assert str(mine) in (*parties.leader.nets, *parties.followers[0].nets)
+@pytest.mark.parametrize("is_tee", [False, True])
+def test_keys_that_name_nets_files(is_tee: bool, tmp_path: Path) -> None:
+    flags = [f"--simu_tee={is_tee}"]
+    for key in FILES:
+        name = f"{key.removesuffix('_yaml_path')}.yaml"
+        shutil.copy(CONFIGS / name, tmp_path / f"my_{name}")
+        flags.append(f"--{key}={tmp_path}/my_{name}")
+    parties = plan_of(*flags).job.config.parties
+    mine = {f"{tmp_path}/my_{key.removesuffix('_yaml_path')}.yaml" for key in FILES if ("tee" in key) is is_tee}
+    assert {*parties.leader.nets, *parties.followers[0].nets} == mine
 
 
 def test_keys_that_name_certificates(tmp_path: Path) -> None:
@@ -158,10 +154,9 @@ def test_passwords_have_a_better_place(key: str) -> None:
         plan_of(f"--{key}=secret")
 
 
-@pytest.mark.parametrize("key", INERT)
-def test_a_key_of_the_originals_machinery_is_noted(key: str) -> None:
-    (note,) = plan_of(f"--{key}={INERT_VALUES.get(key, 'x')}").notes
-    assert note == f"hyper_parameters: {key}: without effect, of the original's machinery"
+def test_keys_of_the_originals_machinery_are_noted() -> None:
+    (note,) = plan_of(*(f"--{key}={INERT_VALUES.get(key, 'x')}" for key in INERT)).notes
+    assert note == f"hyper_parameters: {', '.join(INERT)}: without effect, of the original's machinery"
 
 
 def test_an_address_of_nobody_is_noted() -> None:
@@ -215,8 +210,6 @@ def test_label_dp_of_the_yaml_is_not_changed(rows: Path, tmp_path: Path) -> None
     for flag in ("True", "False"):
         _, nets = leader_of(rows, f"--leader_top_yaml_path={mine}", f"--label_dp={flag}")
         assert nets["top"].yaml_data.label_dp_eps == 3.0
-    _, nets = leader_of(rows)
-    assert nets["leader_top"].yaml_data.label_dp_eps is None
 
 
 def test_sparse_gradients_train(rows: Path) -> None:
