@@ -171,7 +171,7 @@ def _crew(arguments: Arguments, plan: AnyPlan, target: str) -> Crew:
 
 
 def _say_start(console: Console, plan: AnyPlan, notes: Sequence[str]) -> None:
-    order = ("worker", "server", "coordinator", "leader", "follower")
+    order = ("worker", "heter_worker", "server", "coordinator", "leader", "follower")
     counts = {role: sum(one.role == role for one in plan.local) for role in order}
     what = ", ".join(f"{count} {role}{'s' * (count > 1)}" for role, count in counts.items() if count)
     _say(console, f"run {plan.job.run_id}: {what} start here, links are guarded by {plan.job.security}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from flps.config.source import KeyPath
-from flps.config.types import EMBEDDED, Config, Network, table_name
+from flps.config.types import EMBEDDED, EMBEDDED_PAIRED, Config, Network, table_name
 
 Contradiction = tuple[tuple[KeyPath, ...], str]
 
@@ -18,6 +18,7 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     """
     yield from _kind(config)
     yield from _training(config)
+    yield from _vertical(config)
     yield from _accessors(config)
     yield from _inference(config)
     yield from _dumps(config)
@@ -39,7 +40,8 @@ def _kind(config: Config) -> Iterator[Contradiction]:
 def _training(config: Config) -> Iterator[Contradiction]:
     runner = config.runner
     if not runner.train_data_dir:
-        yield _runner("train_data_dir"), f"is missing: name the folder of the training files, or {EMBEDDED}"
+        default = EMBEDDED_PAIRED if runner.vertical else EMBEDDED
+        yield _runner("train_data_dir"), f"is missing: name the folder of the training files, or {default}"
     yield from _reader(config, "reader_type", runner.reader_type, "train_reader_path")
     if runner.negatives == "fresh" and runner.reader_type != "columnar":
         yield (
@@ -50,6 +52,35 @@ def _training(config: Config) -> Iterator[Contradiction]:
         if parameters.update == "window" and runner.sync_mode != "geo":
             paths = (("table_parameters", name, "update"), *_runner("sync_mode"))
             yield paths, f"windows exist in geo only; sync_mode is {runner.sync_mode}"
+
+
+def _vertical(config: Config) -> Iterator[Contradiction]:
+    """What of a horizontal federation the vertical form does not have, and the other way round."""
+    runner = config.runner
+    default = EMBEDDED_PAIRED if runner.vertical else EMBEDDED
+    if runner.train_data_dir == (EMBEDDED if runner.vertical else EMBEDDED_PAIRED):
+        yield _runner("train_data_dir", "vertical"), f"rows of that shape do not fit; the generated ones are {default}"
+    if not runner.vertical:
+        if config.model == "ctr_dnn":
+            yield (("model",), *_runner("vertical")), "ctr_dnn is cut between two parties: set runner.vertical"
+        return
+    if runner.sync_mode == "geo":
+        yield _runner("sync_mode", "vertical"), "geo has no vertical form: expected sync or async"
+    for key, instead in _NOT_VERTICAL.items():
+        if getattr(runner, key):
+            yield _runner(key, "vertical"), f"has no vertical form: {instead}"
+    if runner.reader_type != "columnar":
+        yield _runner("reader_type", "vertical"), "has no vertical form: rows are those that datasets/criteo.py writes"
+
+
+_NOT_VERTICAL = {
+    "private": "what a party trains lies in tables of its own at the servers",
+    "local_sparse": "what a party trains lies in tables of its own at the servers",
+    "test_data_dir": "the folder of train_data_dir holds the rows to measure with",
+    "need_dump": "a party's columns are not written to text files",
+    "pure_bf16": "what crosses the cut is float32",
+    "use_gpu": "both parties compute on the CPU",
+}
 
 
 def _accessors(config: Config) -> Iterator[Contradiction]:

@@ -37,13 +37,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: str  # absolute path of log/run-<time>
     config_dir: str  # absolute folder of the yaml; relative paths in it start here
     config: Config
-    workers: int
+    workers: int  # of both parties, in a vertical job
     servers: tuple[str, ...]  # endpoints by rank
     coordinator: str  # endpoint of the membership authority: the coordinator's, or server 0's without one
     coordinators: int  # 0 or 1
     security: Security
     key_dir: str = ""  # CURVE keys, when security is "curve"
     tls: TlsFiles | None = None  # certificates, when there are tls:// endpoints
+    pairs: tuple[str, ...] = ()  # vertical: endpoint at which each heter_worker meets its worker
     trainer: str = ""  # a user's trainer script, absolute
     resume_from: str = ""  # absolute folder of the checkpoint that this run goes on from, on this host
     checkpoint: str = ""  # its identity, the same on every host
@@ -66,6 +67,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             tls=self.tls,
             config_dir=self.config_dir,
         )
+
+    def of_pair(self, pair: int) -> Terms:
+        """What the two workers of a pair must know to talk to each other; who has the labels is the leader."""
+        seats = {"leader": 1, "follower": 1}
+        return msgspec.structs.replace(
+            self.terms, run_id=f"{self.run_id}-{pair}", seats=seats, checkpoint="", faults=""
+        )
+
+    def seat(self, role: str, rank: int) -> int:
+        """The rank as which servers and coordinator know a worker: those with labels follow the others."""
+        return rank + len(self.pairs) if role == "heter_worker" else rank
 
     @property
     def models(self) -> Path:

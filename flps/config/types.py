@@ -18,6 +18,7 @@ from msgspec import Meta
 from flps.config.tables import Names, Placement, TableParameters
 
 EMBEDDED = "embedded:movielens_like"
+EMBEDDED_PAIRED = "embedded:criteo_like"
 
 # The names that Paddle's static graph gives to NCF's two embeddings, and the tables they mean here.
 TABLE_OF_VARIABLE = {"embedding_0.w_0": "user_embedding", "embedding_1.w_0": "item_embedding"}
@@ -40,7 +41,8 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str,
         Meta(
             description="Required. Folder of the training files, one per client (`0.csv`, `1.csv`, ...), or "
-            f"`{EMBEDDED}` for the generated default data."
+            f"`{EMBEDDED}` for the generated default data. With `vertical`: a folder of datasets/criteo.py, or "
+            f"`{EMBEDDED_PAIRED}`."
         ),
     ] = ""
     sync_mode: Annotated[
@@ -50,6 +52,13 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "each step, applied on arrival; `geo`: a delta every `geo_step` steps, applied on arrival."
         ),
     ] = "geo"
+    vertical: Annotated[
+        bool,
+        Meta(
+            description="Whether rows are cut between two parties, see [vertical](vertical-ps.md): `worker` i has some "
+            "columns of the rows of which `heter_worker` i has the others and the label."
+        ),
+    ] = False
     with_coordinator: Annotated[
         bool | None,
         Meta(

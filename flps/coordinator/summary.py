@@ -4,7 +4,7 @@ A report is named arrays that add up: integer counts and float64 sums. They are 
 run gives the same bits. Names that are known here become fields of an event; others are added up all the same.
 
     samples (1,); loss (1,) sum over samples; auc (2, bins); sampled and full (1 + k,) users, then users by rank of
-    their held-out item; warm (1,) users whose private rows were trained
+    their held-out item; warm (1,) users whose private rows were trained; log_loss (1,) sum over held-out samples
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _WANTED: dict[str, tuple[str, Callable[[Tensor], bool]]] = {
     "samples": ("(1,) integer", lambda array: array.shape == (1,) and _counts(array)),
     "warm": ("(1,) integer", lambda array: array.shape == (1,) and _counts(array)),
     "loss": ("(1,) float64", lambda array: array.shape == (1,) and array.dtype == np.float64),
+    "log_loss": ("(1,) float64", lambda array: array.shape == (1,) and array.dtype == np.float64),
     "auc": ("(2, bins) integers", lambda array: array.ndim == 2 and len(array) == 2 and _counts(array)),
     "sampled": ("(1 + k,) integers", lambda array: array.ndim == 1 and array.size > 1 and _counts(array)),
     "full": ("(1 + k,) integers", lambda array: array.ndim == 1 and array.size > 1 and _counts(array)),
@@ -80,6 +81,10 @@ def evaluated(total: Report) -> dict[str, Any]:
     """Fields of an `eval` event."""
     counts = total.counts
     sampled, full = _ranking(counts.get("sampled")), _ranking(counts.get("full"))
+    if "log_loss" in counts and "samples" in counts:  # rows were measured, not rankings
+        samples = int(counts["samples"][0])
+        log_loss = float(counts["log_loss"][0]) / samples if samples else None
+        return {"auc": area(counts.get("auc")), "log_loss": log_loss, "samples": samples}
     return {
         "hr": sampled.hr if sampled else None,
         "ndcg": sampled.ndcg if sampled else None,

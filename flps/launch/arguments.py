@@ -39,6 +39,8 @@ examples:
       one party of a split job on its own host; it dials the leader, who was started with --role leader
   flrun -m configs/wide_deep/job.yaml --predict=log/run-20260131-120000/output_model
       the scores that trained nets give for the held-out rows; --evaluate measures them
+  flrun -m configs/vertical_fl_ps.yaml --worker_num=2 --heter_worker_num=2
+      two pairs of workers; of each row one has the sparse slots, the other the dense columns and the label
   flrun -m configs/ncf.yaml --worker_num=10 --dry_run
       print what would be started, and start nothing
 
@@ -55,13 +57,11 @@ HARMLESS = {
     "with_gloo": "there is no gloo; membership lives with the coordinator or server 0",
     "log_overwrite": "each run has a log folder of its own",
     "nnodes": "the lists say which hosts take part",
+    "heter_devices": "roles compute on the CPU",
 }
 
 # Flags of the original launcher that ask for something which does not exist here.
 NOT_HERE = {
-    "heter_workers": "there are no heterogeneous workers here",
-    "heter_worker_num": "there are no heterogeneous workers here",
-    "heter_devices": "there are no heterogeneous workers here",
     "nproc_per_node": "it belongs to collective training; the number of workers is --worker_num",
     "ips": "it belongs to collective training; hosts are given by --servers, --workers, --coordinators",
     "master": "there is no master; hosts are given by --servers, --workers, --coordinators",
@@ -89,6 +89,8 @@ class Arguments:
     servers: tuple[str, ...] | None = None
     workers: tuple[str, ...] | None = None
     coordinators: tuple[str, ...] | None = None
+    heter_worker_num: int | None = None  # those of a vertical job that have the labels
+    heter_workers: tuple[str, ...] | None = None
     log_dir: str = "log"
     overrides: tuple[str, ...] = ()
     role: str | None = None
@@ -151,6 +153,7 @@ def with_environment(arguments: Arguments, environment: Mapping[str, str]) -> tu
         "servers": ("PADDLE_PSERVERS_IP_PORT_LIST", _word_list),
         "workers": ("PADDLE_TRAINER_ENDPOINTS", _word_list),
         "coordinators": ("PADDLE_COORDINATOR_ENDPOINTS", _word_list),
+        "heter_workers": ("PADDLE_ALL_HETER_TRAINER_IP_PORT_LIST", _word_list),
         "worker_num": ("PADDLE_TRAINERS_NUM", int),
         "role": ("TRAINING_ROLE", _training_role),
         "rank": ("PADDLE_TRAINER_ID", int),
@@ -192,7 +195,12 @@ def _already_said(arguments: Arguments, name: str) -> bool:
 
 
 def _training_role(text: str) -> str:
-    names = {"PSERVER": "server", "TRAINER": "worker", "COORDINATOR": "coordinator"}
+    names = {
+        "PSERVER": "server",
+        "TRAINER": "worker",
+        "HETER_TRAINER": "heter_worker",
+        "COORDINATOR": "coordinator",
+    }
     if text.upper() not in names:
         raise ValueError(f"expected one of {', '.join(names)}")
     return names[text.upper()]
@@ -284,8 +292,14 @@ def _add_role_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--worker_num", "--trainer_num", type=int, metavar="N", help="number of workers (default: 1)")
     group.add_argument("--server_num", type=int, metavar="N", help="number of servers (default: 1)")
     group.add_argument("--coordinator_num", type=int, metavar="N", help="0 or 1 (default: runner.with_coordinator)")
+    group.add_argument(
+        "--heter_worker_num", type=int, metavar="N", help="vertical jobs: workers with the labels (default: worker_num)"
+    )
     for kind, flags in (("servers", ["--servers"]), ("workers", ["--workers", "--trainers"])):
         group.add_argument(*flags, type=_word_list, metavar="HOST:PORT,...", help=f"where the {kind} run")
+    group.add_argument(
+        "--heter_workers", type=_word_list, metavar="HOST:PORT,...", help="vertical jobs: where those with labels listen"
+    )
     group.add_argument("--coordinators", type=_word_list, metavar="HOST:PORT", help="where the coordinator runs")
     group.add_argument("--host", metavar="ADDRESS", help="which address of the lists is this host (default: POD_IP)")
     group.add_argument("--leader", metavar="HOST:PORT", help="split jobs: where the leader listens")

@@ -20,7 +20,7 @@ from flps.launch.arguments import Arguments
 from flps.launch.hosts import Endpoint, is_loopback, parse_endpoint
 from flps.launch.plan import Plan, Role, Surroundings, tcp_endpoints
 
-LISTS = ("server", "worker", "coordinator")
+LISTS = ("server", "worker", "heter_worker", "coordinator")
 
 
 class _Guard(NamedTuple):
@@ -38,6 +38,7 @@ def make_plan(arguments: Arguments, config: Config, around: Surroundings) -> Pla
     Raises ConfigError when counts and lists disagree, when roles could not find each other, or when no role of the
     lists is of this machine.
     """
+    _check_vertical(arguments, config)
     lists = {role: _read_list(arguments, role) for role in LISTS}
     counts, notes = _counts(arguments, config, lists)
     _check_counts(counts, config)
@@ -61,7 +62,8 @@ def make_plan(arguments: Arguments, config: Config, around: Surroundings) -> Pla
 def _faults(arguments: Arguments, counts: dict[str, int]) -> str:
     """The faults of --faults in their own words, when the job has the roles that they strike."""
     faults = Faults.parse(arguments.faults)
-    faults.check(counts, arguments.in_process)
+    seated = {role: count for role, count in counts.items() if role != "heter_worker"}
+    faults.check({**seated, "worker": counts["worker"] + counts["heter_worker"]}, arguments.in_process)
     return str(faults)
 
 
@@ -77,12 +79,17 @@ def _job(
     """What every role is told."""
     servers = tuple(role.endpoint for role in roles if role.role == "server")
     coordinators = [role.endpoint for role in roles if role.role == "coordinator"]
+    pairs = tuple(role.endpoint for role in roles if role.role == "heter_worker")
+    if pairs:  # who has lost the other half of its rows cannot go on
+        network = msgspec.structs.replace(config.network, min_workers=2 * len(pairs))
+        config = msgspec.structs.replace(config, network=network)
     return Job(
         run_id=_run_id(arguments, config, around.token, whole_job=whole_job),
         run_dir=str(around.run_dir),
         config_dir=str(around.config_path.parent),
         config=config,
-        workers=sum(role.role == "worker" for role in roles),
+        workers=sum(role.is_worker for role in roles),
+        pairs=pairs,
         servers=servers,
         coordinator=coordinators[0] if coordinators else servers[0],
         coordinators=len(coordinators),
@@ -107,7 +114,10 @@ def _counts(
     notes = []
     wanted = config.runner.with_coordinator
     counts = {}
-    for role, silent in (("server", 1), ("worker", 1), ("coordinator", int(wanted or 0))):
+    silence = {"server": 1, "worker": 1, "heter_worker": 0, "coordinator": int(wanted or 0)}
+    for role, silent in silence.items():
+        if role == "heter_worker" and config.runner.vertical:
+            silent = counts["worker"]
         said = getattr(arguments, f"{role}_num")
         hosts = lists[role]
         if said is not None and hosts is not None and said != len(hosts):
@@ -125,11 +135,33 @@ def _check_counts(counts: dict[str, int], config: Config) -> None:
     for role, least in (("server", 1), ("worker", 1), ("coordinator", 0)):
         if counts[role] < least:
             raise ConfigError(f"--{role}_num={counts[role]}: expected at least {least}")
+    if config.runner.vertical and counts["heter_worker"] != counts["worker"]:
+        raise ConfigError(
+            f"{counts['worker']} workers and {counts['heter_worker']} heter_workers were asked for: each worker makes a "
+            "pair with one heter_worker, so give as many"
+        )
     if counts["coordinator"] > 1:
         raise ConfigError(f"{counts['coordinator']} coordinators were asked for; a job has one or none")
     if config.network.min_workers > counts["worker"]:
         raise ConfigError(
             f"network.min_workers is {config.network.min_workers}, but the job has only {counts['worker']} workers"
+        )
+
+
+def _check_vertical(arguments: Arguments, config: Config) -> None:
+    """What belongs to vertical jobs only, and what they do not have."""
+    if not config.runner.vertical:
+        given = [f"--{name}" for name in ("heter_worker_num", "heter_workers") if getattr(arguments, name)]
+        given += ["--role heter_worker"] * (arguments.role == "heter_worker")
+        if given:
+            raise ConfigError(f"{', '.join(given)}: only a vertical job has such workers, see runner.vertical")
+        return
+    if arguments.trainer is not None:
+        raise ConfigError(f"trainer script {arguments.trainer}: a vertical job has none, each party runs its part")
+    if arguments.max_restarts:
+        raise ConfigError(
+            f"--max_restarts={arguments.max_restarts}: a worker that has lost the other half of its rows cannot wait "
+            "for it; set runner.save_checkpoint_interval, and go on with --resume"
         )
 
 
@@ -149,10 +181,13 @@ def _check_one_machine(arguments: Arguments, lists: dict[str, tuple[Endpoint, ..
         )
 
 
+_SOCKETS = {"heter_worker": "pair"}  # short names, since a unix socket's path has room for few characters
+
+
 def _local_roles(counts: dict[str, int], scheme: str) -> tuple[Role, ...]:
     return tuple(
-        Role(role, rank, "localhost", "" if role == "worker" else f"{scheme}{role}-{rank}")
-        for role in ("server", "coordinator", "worker")
+        Role(role, rank, "localhost", "" if role == "worker" else f"{scheme}{_SOCKETS.get(role, role)}-{rank}")
+        for role in ("server", "coordinator", "heter_worker", "worker")
         for rank in range(counts[role])
     )
 
@@ -160,13 +195,15 @@ def _local_roles(counts: dict[str, int], scheme: str) -> tuple[Role, ...]:
 def _networked_roles(
     arguments: Arguments, counts: dict[str, int], lists: dict[str, tuple[Endpoint, ...] | None], notes: list[str]
 ) -> tuple[Role, ...]:
-    for role in ("server", "coordinator"):
+    for role in ("server", "coordinator", "heter_worker"):
         if counts[role] and lists[role] is None:
             raise ConfigError(f"host lists are given, but no --{role}s says where the {role} is; give it as host:port")
-    bound = [*(lists["server"] or ()), *(lists["coordinator"] or ())]
+    binding = [role for role in ("server", "coordinator", "heter_worker") if lists[role]]
+    bound = [endpoint for role in binding for endpoint in lists[role] or ()]
     for endpoint in bound:
         if bound.count(endpoint) > 1:
-            raise ConfigError(f"{endpoint} stands {bound.count(endpoint)} times in --servers and --coordinators")
+            names = " and ".join(f"--{role}s" for role in binding)
+            raise ConfigError(f"{endpoint} stands {bound.count(endpoint)} times in {names}")
     workers = lists["worker"]
     if workers is None:
         hosts = sorted({endpoint.host for endpoint in bound})
@@ -176,7 +213,7 @@ def _networked_roles(
         workers = (Endpoint(hosts[0] if len(hosts) == 1 else "?", 0),) * counts["worker"]
     elif any(endpoint.port for endpoint in workers):
         notes.append("workers bind nothing: the ports of --workers are accepted and unused")
-    hosts_of = {"server": lists["server"] or (), "coordinator": lists["coordinator"] or (), "worker": workers}
+    hosts_of = {role: lists[role] or () for role in ("server", "coordinator", "heter_worker")} | {"worker": workers}
     return tuple(
         Role(role, rank, endpoint.host, "" if role == "worker" else f"tcp://{endpoint}")
         for role, endpoints in hosts_of.items()
@@ -257,7 +294,7 @@ def _run_id(arguments: Arguments, config: Config, token: str, *, whole_job: bool
     if whole_job and arguments.run_id is None:
         return token
     said = dataclasses.replace(arguments, host=None, port=None, role=None, rank=None, key_dir=None, log_dir="")
-    shared = (said.servers, said.workers, said.coordinators, said.run_id)
+    shared = (said.servers, said.workers, said.coordinators, said.heter_workers, said.run_id)
     text = repr(shared).encode() + msgspec.json.encode(config, order="deterministic")
     return hashlib.sha256(text).hexdigest()[:16]
 
@@ -266,9 +303,10 @@ def _say_unused(arguments: Arguments, lists: dict[str, tuple[Endpoint, ...] | No
     given = [f"--{role}s" for role in LISTS if lists[role] is not None]
     if arguments.in_process and given:
         notes.append(f"--in_process: all roles are threads here, the hosts of {', '.join(given)} are unused")
-    elif given == ["--workers"]:
+    elif given and set(given) <= {"--workers", "--heter_workers"}:
         notes.append(
-            "without --servers all roles run here over unix sockets; --workers only gives the number of workers"
+            f"without --servers all roles run here over unix sockets; {' and '.join(given)} only give"
+            f"{'s' * (len(given) == 1)} the number of workers"
         )
-    if arguments.insecure and not arguments.in_process and given in ([], ["--workers"]):
+    if arguments.insecure and not arguments.in_process and set(given) <= {"--workers", "--heter_workers"}:
         notes.append("--insecure is without effect: unix sockets are used, not TCP")

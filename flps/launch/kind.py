@@ -14,7 +14,7 @@ from flps.models.wide_deep.options import NetworkConfig
 OWN = ("seed", "resume")
 SETTINGS = tuple(key for key in NetworkConfig.__struct_fields__ if key not in OWN)
 PASSWORDS = ("server_password", "client_password")
-ROLES_OF = {"federation": ("server", "worker", "coordinator"), "split": ("leader", "follower")}
+ROLES_OF = {"federation": ("server", "worker", "heter_worker", "coordinator"), "split": ("leader", "follower")}
 
 # What stands in Arguments -> the flag that says it, by the kind of job that it belongs to.
 FLAGS_OF: Mapping[str, Mapping[str, str]] = {
@@ -23,9 +23,11 @@ FLAGS_OF: Mapping[str, Mapping[str, str]] = {
         "worker_num": "--worker_num",
         "server_num": "--server_num",
         "coordinator_num": "--coordinator_num",
+        "heter_worker_num": "--heter_worker_num",
         "servers": "--servers",
         "workers": "--workers",
         "coordinators": "--coordinators",
+        "heter_workers": "--heter_workers",
         "host": "--host",
         "pure_bf16": "--pure_bf16",
     },

@@ -77,11 +77,14 @@ class Federation:
 
     def completed(self, plan: Plan[Job], environment: Mapping[str, str]) -> Plan[Job]:
         config = prepare.with_embedded(plan.job.config, plan.job.workers, environment, say=print)
+        config = prepare.with_embedded_pairs(config, environment, say=print)
         return dataclasses.replace(plan, job=msgspec.structs.replace(plan.job, config=config))
 
     def result(self, plan: Plan[Job], board: Board, wall_s: float) -> Table:
         config, run_dir = plan.job.config, Path(plan.job.run_dir)
         places = {"model": str(run_dir / config.runner.model_save_path), "logs": str(run_dir)}
+        if plan.job.pairs:
+            return split_result_table(board, wall_s=wall_s, places=places)
         unranked = why_unranked(config, board)
         return result_table(board, k=config.evaluation.k, wall_s=wall_s, places=places, unranked=unranked)
 

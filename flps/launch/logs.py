@@ -1,6 +1,7 @@
 """The folder of a run: its log files, the links to the newest run, roles.json, and how a role's lines look.
 
     log/run-<time>/{workerlog.N, serverlog.N, coordinatorlog.N, roles.json, metrics.jsonl, config.yaml, job.json}
+    log/run-<time>/heterlog.N of a vertical job
     log/run-<time>/{leaderlog.0, followerlog.N, ...} of a split job
     log/workerlog.N -> run-<time>/workerlog.N
 
@@ -23,7 +24,7 @@ import msgspec
 
 from flps.errors import ResourceError
 
-LINK = re.compile(r"(server|worker|coordinator|leader|follower)log\.\d+")
+LINK = re.compile(r"(server|worker|heter|coordinator|leader|follower)log\.\d+")
 
 
 def run_name(now: datetime) -> str:
@@ -33,7 +34,7 @@ def run_name(now: datetime) -> str:
 
 def log_name(role: str, rank: int) -> str:
     """The name of a role's log file, as the original's documentation has it."""
-    return f"{role}log.{rank}"
+    return f"heterlog.{rank}" if role == "heter_worker" else f"{role}log.{rank}"
 
 
 def make_run_dir(wanted: Path) -> Path:

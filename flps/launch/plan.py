@@ -17,6 +17,7 @@ from flps.config.split_job import SplitJob
 from flps.launch.hosts import Endpoint, parse_endpoint
 
 AnyJob: TypeAlias = Job | SplitJob
+WORKERS = ("worker", "heter_worker")
 OneJob = TypeVar("OneJob", bound=AnyJob, covariant=True)
 
 
@@ -45,6 +46,11 @@ class Role:
     def name(self) -> str:
         """`worker.3`, as it stands in logs and tables."""
         return f"{self.role}.{self.rank}"
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether it trains for a federation."""
+        return self.role in WORKERS
 
 
 @dataclass(frozen=True)

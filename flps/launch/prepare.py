@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from flps.config.split_job import SplitJob
-from flps.config.types import EMBEDDED, Config
+from flps.config.types import EMBEDDED, EMBEDDED_PAIRED, Config
 from flps.errors import ConfigError, ResourceError
 from flps.launch.arguments import Arguments
 from flps.launch.kind import ROLES_OF
@@ -92,10 +92,9 @@ def check_keys(plan: Plan[AnyJob]) -> None:
     if job.security != "curve" or plan.makes_keys:
         return
     folder = Path(job.key_dir)
-    here = {role.role for role in plan.local}
+    here = _speaks_as(plan)
     wanted = [f"{role}.secret" for role in sorted(here)]
-    roles = [role for roles in ROLES_OF.values() for role in roles]
-    wanted += [f"{role}.public" for role in roles if role in _dialled(plan, here) | _visitors(plan, here)]
+    wanted += [f"{role}.public" for role in _keys_of(job) if role in _dialled(plan, here) | _visitors(plan, here)]
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise ConfigError(
@@ -103,6 +102,21 @@ def check_keys(plan: Plan[AnyJob]) -> None:
             f"once with `flps keys make --key_dir {job.key_dir}` and give each host those it needs, or say --insecure; "
             f"instead of {_owner(plan)}.public `flps keys allow` takes the key of each owner"
         )
+
+
+def _keys_of(job: AnyJob) -> list[str]:
+    """The roles by whose keys the job's roles speak."""
+    kinds = ["split"] if isinstance(job, SplitJob) else ["federation"] + ["split"] * bool(job.pairs)
+    return [role for kind in kinds for role in ROLES_OF[kind] if role != "heter_worker"]
+
+
+def _speaks_as(plan: Plan[AnyJob]) -> set[str]:
+    """As which roles those that start here speak: the workers of a pair are leader and follower to each other."""
+    here = {role.role for role in plan.local}
+    if isinstance(plan.job, SplitJob) or not plan.job.pairs:
+        return here
+    pair = {"worker": {"worker", "follower"}, "heter_worker": {"worker", "leader"}}
+    return {name for role in here for name in pair.get(role, {role})}
 
 
 def _dialled(plan: Plan[AnyJob], here: set[str]) -> set[str]:
@@ -136,7 +150,7 @@ def make_run_keys(plan: Plan[AnyJob]) -> None:
 
     folder = Path(plan.job.key_dir)
     with shared_folder(folder.parent) if plan.private_dir is None else contextlib.nullcontext():
-        make_keys(folder, ROLES_OF["split" if isinstance(plan.job, SplitJob) else "federation"])
+        make_keys(folder, _keys_of(plan.job))
 
 
 @contextlib.contextmanager
@@ -152,6 +166,23 @@ def shared_folder(folder: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise ResourceError(f"cannot keep keys in {folder}: {error.strerror}") from error
+
+
+def with_embedded_pairs(
+    config: Config, environment: Mapping[str, str], say: Callable[[str], None] = lambda text: None
+) -> Config:
+    """The config with a real folder in the place of `embedded:criteo_like`, whose rows are made when not cached."""
+    if config.runner.train_data_dir != EMBEDDED_PAIRED:
+        return config
+    from flps.data.criteo_like import ensure
+
+    cache = cache_dir(environment)
+    say(f"the generated rows are looked up in {cache}; made when they are not there")
+    try:
+        folder = ensure(cache)
+    except OSError as error:
+        raise ResourceError(f"cannot make the default data in {cache}: {error.strerror}; set FLPS_CACHE_DIR") from error
+    return msgspec.structs.replace(config, runner=msgspec.structs.replace(config.runner, train_data_dir=str(folder)))
 
 
 def with_embedded(

@@ -157,7 +157,9 @@ def _newest(place: Path, files: Sequence[str]) -> Path | None:
 
 
 def _part_of(role: Role, job: Job) -> tuple[str, int, int]:
-    return ("private", role.rank, job.workers) if role.role == "worker" else ("shared", role.rank, len(job.servers))
+    if role.is_worker:
+        return ("private", job.seat(role.role, role.rank), job.workers)
+    return ("shared", role.rank, len(job.servers))
 
 
 def _expect_fitting(folder: Path, manifest: Complete, job: Job) -> None:
@@ -172,7 +174,7 @@ def _expect_parts(folder: Path, manifest: Complete, local: Sequence[Role], job: 
     """Every part that a role of this host will read lies there, and is of this checkpoint."""
     wanted = []
     for role in local:
-        if role.role == "worker":
+        if role.is_worker:
             wanted += [name for name in [part_name(*_part_of(role, job))] if name in manifest.files]
         elif role.role == "server":
             own = part_name(*_part_of(role, job))

@@ -28,6 +28,7 @@ from flps.transport.listener import Listener, Service, serve
 from flps.transport.recovery import recover
 from flps.transport.sockets import Carrier
 from flps.worker.client import FLClient
+from flps.worker.paired import PairedClient, PairedSession
 from flps.worker.session import Session
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ def run_role(job: Job, role: str, rank: int, incarnation: int = 1) -> None:
     """
     if job.security == "plain":
         log.warning("--insecure: what this role sends and receives is neither encrypted nor authenticated")
-    if role == "worker":
+    if job.pairs and role in ("worker", "heter_worker"):
+        run_paired(job, role, rank)
+    elif role == "worker":
         run_worker(job, rank, incarnation)
     elif role == "server":
         run_server(job, rank, incarnation)
@@ -80,7 +83,9 @@ def run_server(job: Job, rank: int, incarnation: int = 1) -> None:
         limits, run_dir = carrier.limits, Path(job.run_dir)
         store = Store(rank, len(job.servers), job.config.network.keys_max, warm_from, run_dir, limits)
         own = OwnParts(job.checkpoints, part_name("shared", rank, len(job.servers)), heartbeat.tell)
-        tables = TableService(store, job.config, job.workers, job.models, lambda: heartbeat.lost, own)
+        tables = TableService(
+            store, job.config, job.workers, job.models, lambda: heartbeat.lost, own, 2 if job.pairs else 1
+        )
         services: list[KeptService] = [tables]
         membership = _membership(job, events, member, incarnation) if rank == 0 and not job.coordinators else None
         if membership is not None:
@@ -197,6 +202,21 @@ def run_worker(job: Job, rank: int, incarnation: int = 1) -> None:
         client.run()
     finally:
         session.close()
+
+
+def run_paired(job: Job, role: str, rank: int) -> None:
+    """Train one party's part of a pair's rows."""
+    session, reason = PairedSession(job, role, rank), ""
+    try:
+        session.open()
+        client = PairedClient()
+        client.set_basic_config(session, job.config, {})
+        client.run()
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        session.close(reason)
 
 
 def _membership(job: Job, events: EventLog, host: Member, incarnation: int) -> MembershipService:

@@ -150,12 +150,20 @@ class Supervisor:
             if event.get("event") == "ready" and (role := self._roles.get(_name(event, "role", "rank"))):
                 self.watch.ready(role)
             elif event.get("event") == "lost":
-                name, reason = _name(event, "lost_role", "lost_rank"), str(event.get("reason", "no reason given"))
+                name, reason = self._lost(event), str(event.get("reason", "no reason given"))
                 self.watch.lost(name, reason, self._clock(), came_up=event.get("came_up") is not False)
+
+    def _lost(self, event: Event) -> str:
+        """The name of a lost role; the coordinator knows those with labels as workers, after the others."""
+        job, rank = self._plan.job, event.get("lost_rank")
+        pairs = 0 if isinstance(job, SplitJob) else len(job.pairs)
+        if pairs and event.get("lost_role") == "worker" and isinstance(rank, int) and rank >= pairs:
+            return f"heter_worker.{rank - pairs}"
+        return _name(event, "lost_role", "lost_rank")
 
     def _stop_all(self, bell: int, caught: list[int]) -> None:
         """Those that dial first, then those they talk to. A second Ctrl-C kills at once."""
-        order = {"worker": 0, "follower": 0, "server": 1, "leader": 1, "coordinator": 2}
+        order = {"worker": 0, "heter_worker": 0, "follower": 0, "server": 1, "leader": 1, "coordinator": 2}
         roles = sorted(self._crew.alive(), key=lambda role: order[role.role])
         already = len(caught)
         self._stop(roles, lambda: len(caught) > already, bell)

@@ -26,7 +26,7 @@ from flps.errors import (
     ResourceError,
     RoleFailed,
 )
-from flps.launch.plan import Role
+from flps.launch.plan import WORKERS, Role
 
 # Exit codes of a role that say what the user must mend; they become flrun's own.
 PASSED_THROUGH = (ConfigError.exit_code, NeverCameUp.exit_code, ResourceError.exit_code)
@@ -118,7 +118,7 @@ class Watch:
             culprit = next((role for role in self.local if role.name == name), None)
             self.verdict = Verdict(NeverCameUp.exit_code, f"{name} {reason}, so the job was stopped", culprit)
             return
-        if not name.startswith("worker."):
+        if name.partition(".")[0] not in WORKERS:
             self.verdict = Verdict(RoleFailed.exit_code, f"{name} was given up: {reason}, so the job was stopped")
             return
         here = next((role for role in self.alive if role.name == name), None)
@@ -171,7 +171,7 @@ class Watch:
             return Verdict(EXIT_DONE, "done")
         what = "; ".join(f"{name} was lost: {why}" for name, why in self.losses.items())
         culprit = self.loss_logs[0] if self.loss_logs else None
-        workers = [role.name for role in self.local if role.role == "worker"]
+        workers = [role.name for role in self.local if role.is_worker]
         if workers and self._ended_well.isdisjoint(workers):
             return Verdict(RoleFailed.exit_code, f"no worker ended well; {what}", culprit)
         return Verdict(EXIT_WITH_LOSSES, f"finished with losses: {what}", culprit)
@@ -181,7 +181,7 @@ class Watch:
             return
         if code == 0:
             self._ended_well.add(role.name)
-        elif code in PASSED_THROUGH or role.role != "worker":
+        elif code in PASSED_THROUGH or not role.is_worker:
             exit_code = code if code in PASSED_THROUGH else RoleFailed.exit_code
             self.verdict = Verdict(exit_code, f"{role.name} {self._how(role, code)}, so the job was stopped", role)
         else:
@@ -190,7 +190,7 @@ class Watch:
     def _may_start_again(self, role: Role, code: int) -> bool:
         is_wanted = self.verdict is None and role not in self._given_up and role.name not in self.losses
         is_over = code == 0 or code in PASSED_THROUGH
-        has_state = role.role == "worker" or self.keeps_state
+        has_state = role.is_worker or self.keeps_state
         return is_wanted and not is_over and has_state and self._lives.get(role, 1) <= self.max_restarts
 
     def _start_again(self, role: Role, code: int, now: float) -> None:
@@ -204,7 +204,7 @@ class Watch:
         how = how_it_ended(code)
         if not self.max_restarts or code in PASSED_THROUGH:
             return how
-        if role.role != "worker" and not self.keeps_state:
+        if not role.is_worker and not self.keeps_state:
             return f"{how}, and with runner.durability off its state died with it"
         return f"{how} after {self.max_restarts} restarts (--max_restarts)"
 
@@ -224,11 +224,11 @@ class Watch:
             )
 
     def _any_worker(self) -> bool:
-        return any(role.role == "worker" for role in self.alive)
+        return any(role.is_worker for role in self.alive)
 
     def _workers_are_gone(self, now: float) -> None:
         """Give servers and coordinator a deadline, unless workers of other hosts may still need them."""
-        if self.workers and sum(role.role == "worker" for role in self.local) == self.workers:
+        if self.workers and sum(role.is_worker for role in self.local) == self.workers:
             for role in self.alive:
                 self._deadlines.setdefault(role, now + self.grace_s)
 

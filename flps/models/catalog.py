@@ -18,6 +18,7 @@ import msgspec
 
 from flps.config import SplitModel
 from flps.errors import ConfigError
+from flps.models.ctr_dnn.hyper import CtrDnnHyperParameters
 from flps.models.ncf.hyper import NcfHyperParameters
 from flps.models.wide_deep.options import PRESETS, NetworkConfig
 from flps.scripts import load_script
@@ -36,7 +37,10 @@ class BuiltIn(NamedTuple):
     schema: type[msgspec.Struct]
 
 
-BUILT_IN: Mapping[str, BuiltIn] = {"ncf": BuiltIn("flps.models.ncf.build", NcfHyperParameters)}
+BUILT_IN: Mapping[str, BuiltIn] = {
+    "ncf": BuiltIn("flps.models.ncf.build", NcfHyperParameters),
+    "ctr_dnn": BuiltIn("flps.models.ctr_dnn.build", CtrDnnHyperParameters),
+}
 
 
 def _wide_deep_nets(values: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

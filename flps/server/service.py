@@ -70,10 +70,12 @@ class TableService:
         models: Path,
         lost: Callable[[], frozenset[Member]],
         parts: OwnParts | None = None,
+        workers_of_a_sample: int = 1,
     ) -> None:
         """`models`: folder of the saved models; `lost()` names the members that the coordinator holds for lost;
-        `parts`: of checkpoints, this server's.
+        `parts`: of checkpoints, this server's; `workers_of_a_sample`: 2 where two have each row between them.
         """
+        self._workers_of_a_sample = workers_of_a_sample
         self._store = store
         self._parts = parts
         self._last_cut = ""
@@ -227,8 +229,8 @@ class TableService:
         steps = self._cohort.complete()
         if steps is None:
             return []
-        self._store.apply_mean([(update.samples, update.pushes) for _, update in steps])
-        total = sum(update.samples for _, update in steps)
+        total = sum(update.samples for _, update in steps) / self._workers_of_a_sample
+        self._store.apply_mean([(update.samples, update.pushes) for _, update in steps], total)
         return [
             (ticket, self._rows(self._store.read(update.pulls), update.samples / max(total, 1)))
             for ticket, update in steps

@@ -119,12 +119,13 @@ class Store:
             return table.push(push.keys, push.values, counts=push.counts)
         return table.push(push.keys, push.values)
 
-    def apply_mean(self, steps: Sequence[tuple[int, Sequence[Push]]]) -> None:
+    def apply_mean(self, steps: Sequence[tuple[int, Sequence[Push]]], total: float | None = None) -> None:
         """Carry out accepted gradients of several workers as one gradient, the mean over the union of their samples.
 
-        `steps`: (samples, mean gradients over them) of each worker; they are added in this order.
+        `steps`: (samples, mean gradients over them) of each worker; they are added in this order. `total`: samples of
+        the union, where workers have samples in common; None: they have not.
         """
-        total = sum(samples for samples, _ in steps)
+        total = total or sum(samples for samples, _ in steps)
         weighted: dict[int, list[Push]] = {}
         for samples, pushes in steps:
             for push in pushes:

@@ -1,7 +1,8 @@
 """A model's parameters as tables: which there are, where each lives, and how a push changes it.
 
 Every embedding is a sparse table. All shared dense parameters together are one dense table, `dense`; those that the
-config makes private are another, `dense_private`, which stays here.
+config makes private are another, `dense_private`, which stays here. Of a model that two parties train, each part's
+dense parameters are a table of their own, `dense_a` and `dense_b`.
 """
 
 from __future__ import annotations
@@ -78,19 +79,21 @@ class Placed(NamedTuple):
     update: Update
 
 
-def place(model: nn.Module, config: Config) -> list[Placed]:
+def place(model: nn.Module, config: Config, parts: Sequence[str] = ()) -> list[Placed]:
     """Every parameter of the model with its table and its place.
 
+    parts: attributes of the model that different parties train; each has a dense table of its own.
     Raises ConfigError for names that mean nothing in this model, for settings without effect, and for models with
     persistent buffers.
     """
     _expect_no_buffers(model)
     embeddings = [module for module in model.modules() if isinstance(module, Embedding)]
     private, shared = _divide(model, embeddings, config.runner.private)
-    _expect_tables(config, [e.name for e in embeddings], [DENSE] * bool(shared) + [DENSE_PRIVATE] * bool(private))
+    tables = _by_part(shared, parts) if parts else {DENSE: shared} if shared else {}
+    _expect_tables(config, [e.name for e in embeddings], [*tables, *[DENSE_PRIVATE] * bool(private)])
     placed = [_place_embedding(embedding, config) for embedding in embeddings]
-    if shared:
-        placed.append(Placed(_pack(model, shared, DENSE, config), "shared", _update(DENSE, "shared", config)))
+    for table, names in tables.items():
+        placed.append(Placed(_pack(model, names, table, config), "shared", _update(table, "shared", config)))
     if private:
         pack = _pack(model, private, DENSE_PRIVATE, config)
         placed.append(Placed(pack, "private", _update(DENSE_PRIVATE, "private", config)))
@@ -108,6 +111,18 @@ def _divide(model: nn.Module, embeddings: Sequence[Embedding], patterns: Sequenc
             raise ConfigError(f"runner.private: {pattern!r} matches no dense parameter, the model has {there}{hint}")
     private = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
     return private, [name for name in names if name not in private]
+
+
+def _by_part(names: Sequence[str], parts: Sequence[str]) -> dict[str, list[str]]:
+    """Dense table -> its parameters; a part without parameters has none."""
+    nobodys = [name for name in names if name.partition(".")[0] not in parts]
+    if nobodys:
+        raise ConfigError(
+            f"the model's parameter {nobodys[0]} belongs to neither party: a model of two parties has all that is "
+            f"trained in its parts {' and '.join(parts)}"
+        )
+    tables = {f"{DENSE}_{part}": [name for name in names if name.partition(".")[0] == part] for part in parts}
+    return {table: own for table, own in tables.items() if own}
 
 
 def _place_embedding(embedding: Embedding, config: Config) -> Placed:

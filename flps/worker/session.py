@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from flps.checkpoint import read_files, read_manifest, retract_manifest
 from flps.checkpoint.run import read_complete
@@ -28,12 +30,13 @@ from flps.worker.checkpoint import Memory, Standing
 from flps.worker.dump import Dump
 from flps.worker.evaluate import Evaluation, evaluate, model_score
 from flps.worker.homes import Home, LocalHome, StepHome
-from flps.worker.parameters import DenseParameter, SparseParameter, place
+from flps.worker.parameters import DenseParameter, Placed, SparseParameter, place
 from flps.worker.samples import Samples
 from flps.worker.saving import complete, manifest_of, save_private
 from flps.worker.story import Story
 from flps.worker.train import Rests, Totals, Trainer
 from flps.worker.turns import take_long_turns
+from flps.worker.upcoming import Features
 from flps.worker.windows import WindowHome
 
 log = logging.getLogger(__name__)
@@ -42,12 +45,12 @@ log = logging.getLogger(__name__)
 class Session:
     """Everything that a worker of a federation can do; `FLClient` says in which order."""
 
-    def __init__(self, job: Job, rank: int, incarnation: int = 1) -> None:
+    def __init__(self, job: Job, rank: int, incarnation: int = 1, role: str = "worker") -> None:
         self.job = job
-        self.rank = rank
+        self.rank = job.seat(role, rank)
         self.config = job.config
-        self.member = Member("worker", rank)
-        self.events = EventLog(str(Path(job.run_dir) / "metrics.jsonl"), "worker", rank)
+        self.member = Member("worker", self.rank)
+        self.events = EventLog(str(Path(job.run_dir) / "metrics.jsonl"), role, rank)
         self._carrier = Carrier(job.terms, self.member, incarnation)
         self._is_late = incarnation > 1  # in a later life: the others are somewhere in the middle
         coordinator = Member("coordinator" if job.coordinators else "server", 0)
@@ -60,7 +63,7 @@ class Session:
         self._servers = Servers(
             connections, network.max_refused, network.barrier_timeout_s, self._refused, self.config.runner.row_type
         )
-        self._memory = Memory(job, rank, self._heartbeat.tell)
+        self._memory = Memory(job, self.rank, self._heartbeat.tell)
         self._standing = Standing(0, 0, False, Totals())
         self._resumed: Standing | None = None
         # Requests to one peer are numbered in one line, so server 0 as coordinator shares its connection.
@@ -83,24 +86,47 @@ class Session:
         if turn_s:
             log.info("%d workers share the cores: each keeps one for up to %.0f ms", self.job.workers, turn_s * 1e3)
         self._heartbeat.wait_joined()
-        samples = Samples.of(self.job)
-        self.train_set = samples.train(self.rank)
-        self.test_set = samples.test(self.rank)
-        self._story.expect(self.train_set.samples, self.train_set.steps())
+        self._open_rows()
+        samples, users = self._samples
+        self._story.expect(samples, self._steps())
         self.model = resolve(self.config.model, self.job.config_dir)(self.config.hyper_parameters, self.config.seed)
         self.model.to(self.device)
-        self.placed = place(self.model, self.config)
+        trained = self._place()
         self._homes = self._make_homes()
-        self._trainer = Trainer(self.model, list(self._homes.values()), self.device, runner.pure_bf16)
+        self._trainer = Trainer(trained, list(self._homes.values()), self.device, runner.pure_bf16)
         self._dump = Dump.of(self.config, self.placed, Path(self.job.run_dir), self.rank)
         self._remember_earlier()
         log.info(
             "ready: %d samples an epoch, %d users, tables %s",
-            self.train_set.samples,
-            len(self.train_set.users),
+            samples,
+            users,
             ", ".join(f"{p.parameter.spec.name} ({p.placement}, {p.parameter.spec.rule.name})" for p in self.placed),
         )
         self.events.write("ready")
+
+    def _open_rows(self) -> None:
+        """What this worker trains on and is measured with."""
+        samples = Samples.of(self.job)
+        self.train_set = samples.train(self.rank)
+        self.test_set = samples.test(self.rank)
+
+    def _place(self) -> nn.Module:
+        """Say where each parameter lives; returns what this worker trains."""
+        self.placed = place(self.model, self.config)
+        return self.model
+
+    def _trains(self, placed: Placed) -> bool:
+        """Whether a parameter is trained here; the others are known, but another party's."""
+        return True
+
+    def _steps(self) -> int:
+        """Batches of an epoch."""
+        return self.train_set.steps()
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[Features]:
+        """The batches of an epoch, from a step on."""
+        batches = self.train_set.epoch(epoch, first_step)
+        return (batch._asdict() for batch in self._dump.passing(epoch, batches))
 
     def _folder(self, path: str) -> Path:
         return Path(self.job.config_dir) / path
@@ -108,6 +134,7 @@ class Session:
     def _make_homes(self) -> dict[str, Home]:
         """Homes by what travels; parameters at the servers are declared there."""
         runner = self.config.runner
+        own = [p.parameter for p in self.placed if self._trains(p)]
         local = [p.parameter for p in self.placed if p.placement == "private"]
         stepwise = [p.parameter for p in self.placed if p.placement == "shared" and p.update == "step"]
         windowed = [p.parameter for p in self.placed if p.placement == "shared" and p.update == "window"]
@@ -116,7 +143,7 @@ class Session:
         self._servers.declare([spec for _, spec in shared], first)
         numbers = {spec.name: n for n, (_, spec) in enumerate(shared)}
         homes: dict[str, Home] = {}
-        if stepwise:
+        if stepwise := [parameter for parameter in stepwise if parameter in own]:
             lookahead, packed = int(runner.sync_mode != "sync"), runner.row_type != "float32"
             homes["step"] = StepHome(stepwise, self._servers, numbers, lookahead, packed)
         if windowed:
@@ -188,12 +215,12 @@ class Session:
         at = resumed if resumed is not None and resumed.epoch == epoch else Standing(epoch, 0, False, Totals())
         if not at.is_trained:
             runner = self.config.runner
-            batches = (batch._asdict() for batch in self._dump.passing(epoch, self.train_set.epoch(epoch, at.step)))
+            batches = self._batches(epoch, at.step)
             stand_still = partial(self._stand_still, epoch)
             rests = Rests(runner.save_checkpoint_interval, stand_still, self._memory.advance)
             self._trainer.epoch(epoch, batches, runner.print_interval, self._story.progress, at.step, at.totals, rests)
             self._dump.parameters(epoch)
-        self._standing = Standing(epoch, self.train_set.steps(), True, at.totals)
+        self._standing = Standing(epoch, self._steps(), True, at.totals)
         return at.totals
 
     def refresh(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ class Trainer:
         self._lookahead = max((home.lookahead for home in homes), default=0)
         self._embeddings = embeddings_of(model)
         self._counted = [e for e in model.modules() if isinstance(e, Embedding) and e.is_counted]
-        self._target: str = model.target  # type: ignore[assignment]
+        self._target: str = model.target  # type: ignore[assignment]  # "": another party has the labels
 
     def epoch(
         self,
@@ -109,13 +110,15 @@ class Trainer:
             number += 1
             batch, *_ = upcoming
             upcoming = next(stream, [])
-            self._step(Step(epoch, number, len(batch.features[self._target])), batch, upcoming, totals)
+            samples = len(next(iter(batch.features.values())))
+            self._step(Step(epoch, number, samples), batch, upcoming, totals)
             if (number + 1) % every == 0 or not upcoming:
                 totals.settle()
                 samples, loss = totals.samples - totals.reported[0], totals.loss - totals.reported[1]
                 totals.reported = totals.samples, totals.loss
                 rate = (totals.samples - before) / max(time.monotonic() - began, 1e-9)
-                report(Progress(epoch, number + 1, totals.samples, loss / samples, totals.auc.value(), rate))
+                mean = loss / samples if self._target else math.nan
+                report(Progress(epoch, number + 1, totals.samples, mean, totals.auc.value(), rate))
             if rests is not None and upcoming:
                 self._rest(rests, epoch, number + 1, upcoming, totals)
         for home in self._homes:
@@ -137,13 +140,17 @@ class Trainer:
     def _step(self, step: Step, batch: Upcoming, upcoming: Sequence[Upcoming], totals: Totals) -> None:
         for embedding in self._embeddings:
             embedding.expect(batch.lookups[embedding.name])
+        labels = batch.features.get(self._target)
         for embedding in self._counted:
-            embedding.labels = batch.features[self._target]
+            embedding.labels = labels
         tensors = {name: torch.from_numpy(array).to(self._device) for name, array in batch.features.items()}
         logits = self._forward(tensors)
         loss = self._model.loss(logits, tensors)  # type: ignore[operator]
         loss.backward()
-        totals.add(loss.item(), logits, batch.features[self._target])
+        if labels is None:
+            totals.samples += step.samples
+        else:
+            totals.add(loss.item(), logits, labels)
         for home in self._homes:
             home.send(step, upcoming[: 1 + home.lookahead])
         for home in self._homes:
