@@ -298,7 +298,10 @@ def _add_role_flags(group: argparse._ArgumentGroup) -> None:
     for kind, flags in (("servers", ["--servers"]), ("workers", ["--workers", "--trainers"])):
         group.add_argument(*flags, type=_word_list, metavar="HOST:PORT,...", help=f"where the {kind} run")
     group.add_argument(
-        "--heter_workers", type=_word_list, metavar="HOST:PORT,...", help="vertical jobs: where those with labels listen"
+        "--heter_workers",
+        type=_word_list,
+        metavar="HOST:PORT,...",
+        help="vertical jobs: where those with labels listen",
     )
     group.add_argument("--coordinators", type=_word_list, metavar="HOST:PORT", help="where the coordinator runs")
     group.add_argument("--host", metavar="ADDRESS", help="which address of the lists is this host (default: POD_IP)")

@@ -113,11 +113,10 @@ def _counts(
     """How many of each role, and what must be said about it."""
     notes = []
     wanted = config.runner.with_coordinator
-    counts = {}
-    silence = {"server": 1, "worker": 1, "heter_worker": 0, "coordinator": int(wanted or 0)}
-    for role, silent in silence.items():
-        if role == "heter_worker" and config.runner.vertical:
-            silent = counts["worker"]
+    counts: dict[str, int] = {}
+    for role in LISTS:
+        partners = counts["worker"] if role == "heter_worker" and config.runner.vertical else 0
+        silent = {"heter_worker": partners, "coordinator": int(wanted or 0)}.get(role, 1)
         said = getattr(arguments, f"{role}_num")
         hosts = lists[role]
         if said is not None and hosts is not None and said != len(hosts):
@@ -137,8 +136,8 @@ def _check_counts(counts: dict[str, int], config: Config) -> None:
             raise ConfigError(f"--{role}_num={counts[role]}: expected at least {least}")
     if config.runner.vertical and counts["heter_worker"] != counts["worker"]:
         raise ConfigError(
-            f"{counts['worker']} workers and {counts['heter_worker']} heter_workers were asked for: each worker makes a "
-            "pair with one heter_worker, so give as many"
+            f"{counts['worker']} workers and {counts['heter_worker']} heter_workers were asked for: each worker makes "
+            "a pair with one heter_worker, so give as many"
         )
     if counts["coordinator"] > 1:
         raise ConfigError(f"{counts['coordinator']} coordinators were asked for; a job has one or none")

@@ -77,7 +77,8 @@ class LabelHalf(nn.Module):
                 "have the same rows and the same runner.train_batch_size?"
             )
         if torch.is_grad_enabled():
-            joint.requires_grad_().register_hook(lambda gradient: self._partner.give(GRADIENT, gradient))
+            joint.requires_grad_()
+            joint.register_hook(lambda gradient: self._partner.give(GRADIENT, gradient))  # type: ignore[no-untyped-call]
         logits: Tensor = self.part(batch, joint)
         return logits
 

@@ -129,13 +129,15 @@ class PairedSession(Session):
         self.placed = place(self.model, self.config, PARTS)
         private = [p.parameter.spec.name for p in self.placed if p.placement == "private"]
         if private:
-            raise ConfigError(f"table {private[0]} is private, which has no vertical form: each pair would have its own")
+            raise ConfigError(
+                f"table {private[0]} is private, which has no vertical form: each pair would have its own"
+            )
         for parameter in self._own_tables():
             bound = parameter.spec.bound
             if bound is not None and self.ids > bound:
                 raise ConfigError(
-                    f"the rows have ids up to {self.ids - 1}, and table {parameter.spec.name} keys below {bound}: raise "
-                    "hyper_parameters.sparse_feature_number"
+                    f"the rows have ids up to {self.ids - 1}, and table {parameter.spec.name} keys below {bound}: "
+                    "raise hyper_parameters.sparse_feature_number"
                 )
         rows, test = self.rows, self.test_rows
         self.link.agree(
@@ -158,7 +160,9 @@ class PairedSession(Session):
     def _trains(self, placed: Placed) -> bool:
         parameter = placed.parameter
         if isinstance(parameter, SparseParameter):
-            return any(module is parameter.embedding for module in self._half.modules() if isinstance(module, Embedding))
+            return any(
+                module is parameter.embedding for module in self._half.modules() if isinstance(module, Embedding)
+            )
         return parameter.pack.names[0].partition(".")[0] == self.part
 
     def _steps(self) -> int:
@@ -185,4 +189,6 @@ class PairedClient(FLClient):
 
 def _log_loss(logits: Tensor, labels: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
     """Summed over the rows."""
-    return float(F.binary_cross_entropy_with_logits(logits.double(), torch.from_numpy(labels).double(), reduction="sum"))
+    return float(
+        F.binary_cross_entropy_with_logits(logits.double(), torch.from_numpy(labels).double(), reduction="sum")
+    )

@@ -157,7 +157,8 @@ def play(job: Job) -> None:
 
     roles = [("coordinator", 0)] * job.coordinators
     roles += [("server", rank) for rank in range(len(job.servers))]
-    roles += [("worker", rank) for rank in range(job.workers)]
+    roles += [("worker", rank) for rank in range(job.workers - len(job.pairs))]
+    roles += [("heter_worker", rank) for rank in range(len(job.pairs))]
     threads = [threading.Thread(target=become, args=role, name=f"{role[0]}.{role[1]}", daemon=True) for role in roles]
     for thread in threads:
         thread.start()
@@ -196,7 +197,10 @@ def shards(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def federate(tmp_path: Path) -> Callable[..., Saved]:
-    """Run a federation in this process: `federate(folder, settings, workers=2, servers=1, coordinators=1)`."""
+    """Run a federation in this process: `federate(folder, settings, workers=2, servers=1, coordinators=1)`.
+
+    base: in the place of the small job's yaml; pairs: of workers, in a vertical job.
+    """
 
     def run(
         folder: Path,
@@ -207,18 +211,21 @@ def federate(tmp_path: Path) -> Callable[..., Saved]:
         trainer: str = "",
         resume_from: Path | None = None,
         faults: str = "",
+        base: Mapping[str, Any] | None = None,
+        pairs: int = 0,
     ) -> Saved:
         number = len(list(tmp_path.glob("run-*")))
         run_dir = tmp_path / f"run-{number}"
         run_dir.mkdir()
-        (run_dir / "config.yaml").write_text(yaml.safe_dump(merged(small_job(folder), settings)))
+        (run_dir / "config.yaml").write_text(yaml.safe_dump(merged(base or small_job(folder), settings)))
         names = tuple(f"loopback://server-{rank}" for rank in range(servers))
         job = Job(
             run_id=f"{os.urandom(4).hex()}",
             run_dir=str(run_dir),
             config_dir=str(folder),
             config=load(run_dir / "config.yaml", (), schemas()),
-            workers=workers,
+            workers=2 * pairs or workers,
+            pairs=tuple(f"loopback://pair-{rank}" for rank in range(pairs)),
             servers=names,
             coordinator="loopback://coordinator-0" if coordinators else names[0],
             coordinators=coordinators,

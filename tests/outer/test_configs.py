@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from flps.config import Config, load
+from flps.models.ctr_dnn.hyper import CtrDnnHyperParameters
 from flps.models.ncf.hyper import NcfHyperParameters
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-SCHEMAS = {"ncf": NcfHyperParameters}
+SCHEMAS = {"ncf": NcfHyperParameters, "ctr_dnn": CtrDnnHyperParameters}
 
 # As printed by the quick start, comments and quotes included; only the translated comments are left out.
 SEED = """\

@@ -59,6 +59,7 @@ RUNNER: dict[str, tuple[str, Any, str, str]] = {
     "infer_load_path": ("output", "output", "[]", "expected text, got []"),
     "infer_start_epoch": ("2", 2, "-2", "expected an integer of at least 0, got -2"),
     "infer_end_epoch": ("3", 3, "last", "expected an integer of at least 0, got 'last'"),
+    "vertical": ("False", False, "both", "expected true or false, got 'both'"),
     "need_dump": ("False", False, "all", "expected true or false, got 'all'"),
     "dump_fields_path": ("/some/where", "/some/where", "7", "expected text, got 7"),
     "dump_fields": ("['item_input']", ("item_input",), "item_input", "expected a list, each entry text"),

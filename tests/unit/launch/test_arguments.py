@@ -123,7 +123,7 @@ def test_the_command_line_wins_and_that_is_said() -> None:
     assert len(notes) == 2
 
 
-@pytest.mark.parametrize(("variable", "value"), [("TRAINING_ROLE", "HETER_TRAINER"), ("PADDLE_TRAINER_ID", "one")])
+@pytest.mark.parametrize(("variable", "value"), [("TRAINING_ROLE", "SWITCH"), ("PADDLE_TRAINER_ID", "one")])
 def test_a_variable_that_cannot_be_read_is_named(variable: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{variable}='{value}'"):
         with_environment(Arguments(), {variable: value})

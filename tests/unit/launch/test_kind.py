@@ -61,7 +61,11 @@ def test_a_misspelt_setting_is_an_unknown_flag() -> None:
             ["--leader=a:1", "--epochs=3"],
             "--leader .split jobs., --epochs .split jobs; here a key is changed by -o.",
         ),
-        ("federation", ["--role", "leader"], "a federation job has the roles server, worker, coordinator"),
+        (
+            "federation",
+            ["--role", "leader"],
+            "a federation job has the roles server, worker, heter_worker, coordinator",
+        ),
     ],
 )
 def test_a_flag_of_another_kind_is_an_error(kind: str, argv: list[str], says: str, tmp_path: Path) -> None:

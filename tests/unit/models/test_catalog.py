@@ -11,6 +11,7 @@ import pytest
 
 from flps.errors import ConfigError
 from flps.models.catalog import resolve, schemas
+from flps.models.ctr_dnn.hyper import CtrDnnHyperParameters
 from flps.models.ncf.hyper import NcfHyperParameters
 from flps.models.ncf.model import NCF_GMF
 
@@ -42,7 +43,7 @@ def test_the_catalog_costs_no_torch() -> None:
 
 
 def test_built_in_models() -> None:
-    assert schemas() == {"ncf": NcfHyperParameters}
+    assert schemas() == {"ncf": NcfHyperParameters, "ctr_dnn": CtrDnnHyperParameters}
     plain = msgspec.to_builtins(NcfHyperParameters(mode="NCF_GMF", num_users=3, num_items=4))
     assert isinstance(resolve("ncf")(plain, 1), NCF_GMF)
     with pytest.raises(ConfigError, match="hyper_parameters"):
