@@ -292,6 +292,8 @@ def _run_id(arguments: Arguments, config: Config, token: str, *, whole_job: bool
     """Random where one launcher starts all; else what every host can work out for itself."""
     if whole_job and arguments.run_id is None:
         return token
+    if config.runner.vertical:  # each party has rows of its own, wherever they lie
+        config = msgspec.structs.replace(config, runner=msgspec.structs.replace(config.runner, train_data_dir=""))
     said = dataclasses.replace(arguments, host=None, port=None, role=None, rank=None, key_dir=None, log_dir="")
     shared = (said.servers, said.workers, said.coordinators, said.heter_workers, said.run_id)
     text = repr(shared).encode() + msgspec.json.encode(config, order="deterministic")

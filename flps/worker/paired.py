@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -123,6 +124,18 @@ class PairedSession(Session):
             folder, self.part, self.pair, pairs, runner.infer_batch_size, None, test=True
         )
         self.ids = ids_of(folder)
+        self._expect_width(folder)
+
+    def _expect_width(self, folder: Path) -> None:
+        """The rows have as many columns as the model was told, where it was."""
+        key, extra = ("sparse_inputs_slots", 1) if self.part == "a" else ("dense_input_dim", 0)
+        said = self.config.hyper_parameters.get(key)
+        if said is not None and said != self.rows.width + extra:
+            what = "slots, and the label makes one more" if extra else "dense columns"
+            raise ConfigError(
+                f"{folder} has {self.rows.width} {what}; hyper_parameters.{key} is {said}, set it to "
+                f"{self.rows.width + extra}"
+            )
 
     def _place(self) -> nn.Module:
         self._half = half_of(self.model, self.part, self.link)
