@@ -15,6 +15,7 @@ from flps.config.split import Follower, Leader, Psi, SplitConfig, SplitRunner
 from flps.config.tables import AccessorParameters, EntryParameters, Initializer, TableParameters
 from flps.config.typed import ALIASES, bare, expected, fields_of
 from flps.config.types import TABLE_OF_VARIABLE, Config, Evaluation, Network, Runner
+from flps.models.ctr_dnn.hyper import CtrDnnHyperParameters
 from flps.models.ncf.hyper import NcfHyperParameters, NcfOptimizer
 from flps.models.wide_deep.options import PRESETS, NetworkConfig
 from flps.split import yaml_types as split
@@ -61,7 +62,8 @@ PARTS: tuple[tuple[str, str, type[msgspec.Struct], str], ...] = (
     ("network", "network", Network, "Times are in seconds."),
     ("evaluation", "evaluation", Evaluation, ""),
     ("hyper_parameters of `model: ncf`", "hyper_parameters", NcfHyperParameters, ""),
-    ("optimizer", "hyper_parameters.optimizer", NcfOptimizer, ""),
+    ("optimizer", "hyper_parameters.optimizer", NcfOptimizer, "The same of `model: ctr_dnn`."),
+    ("hyper_parameters of `model: ctr_dnn`", "hyper_parameters", CtrDnnHyperParameters, ""),
 )
 
 SPLIT_INTRODUCTION = """\

@@ -14,7 +14,7 @@ from flps.cli.flrun import run
 from flps.launch.arguments import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("docs/launching.md", "docs/index.md", "docs/split.md")
+PAGES = ("docs/launching.md", "docs/index.md", "docs/split.md", "docs/vertical-ps.md")
 
 
 def printed_commands() -> list[str]:
@@ -39,6 +39,7 @@ def test_a_printed_command_is_planned(
     ncf = (ROOT / "configs" / "ncf.yaml").read_text()
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "ncf.yaml").write_text(ncf)
+    shutil.copy(ROOT / "configs" / "vertical_fl_ps.yaml", tmp_path / "configs")
     shutil.copytree(ROOT / "configs" / "wide_deep", tmp_path / "configs" / "wide_deep")
     (tmp_path / "x.yaml").write_text(ncf.replace("  with_coordinator: true\n", ""))
     (tmp_path / "trainer.py").touch()
