@@ -13,6 +13,7 @@ from flps.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from flps.config.types import Config
+    from flps.worker.samples import Samples
     from flps.worker.saved import Found
 
 EPILOG = """\
@@ -51,11 +52,25 @@ def eval_(arguments: argparse.Namespace) -> int:
         models, measurement_of = _of_run(arguments)
     else:
         models, measurement_of = _of_yaml(arguments)
+    if measurement_of["samples"].config.runner.vertical:
+        return _measure_rows(arguments, models, measurement_of["samples"])
     measurement = Measurement(**measurement_of, full=arguments.full, allow_cold=arguments.allow_cold)
     for epoch, folder in models.items():
         began = time.monotonic()
         fields = measurement.of(folder).fields()
         _show(arguments.json, epoch, folder, fields, measurement.k, time.monotonic() - began)
+    return 0
+
+
+def _measure_rows(arguments: argparse.Namespace, models: dict[int, Path], samples: Samples) -> int:
+    """A vertical job's models: the held-out rows of both parties, in one process."""
+    from flps.worker.rows import measure_saved
+
+    runner = samples.config.runner
+    for epoch, folder in models.items():
+        began, rows = time.monotonic(), samples.config_dir / runner.train_data_dir
+        fields = measure_saved(folder, samples.config_dir, rows, runner.infer_batch_size).fields()
+        _show(arguments.json, epoch, folder, fields, 0, time.monotonic() - began)
     return 0
 
 
@@ -91,9 +106,9 @@ def _config(path: Path, overrides: Sequence[str]) -> Config:
 
 
 def _with_embedded(config: Config, found: Found) -> Config:
-    from flps.launch.prepare import with_embedded
+    from flps.launch.prepare import with_embedded, with_embedded_pairs
 
-    return with_embedded(config, found.workers, os.environ)
+    return with_embedded_pairs(with_embedded(config, found.workers, os.environ), os.environ)
 
 
 def _only(models: dict[int, Path], epoch: int) -> dict[int, Path]:
@@ -106,10 +121,14 @@ def _show(as_json: bool, epoch: int, folder: Path, fields: dict[str, Any], k: in
     if as_json:
         import msgspec
 
-        print(msgspec.json.encode({"epoch": epoch, "folder": str(folder), "k": k, **fields}).decode(), flush=True)
+        ranked = {"k": k} if k else {}
+        print(msgspec.json.encode({"epoch": epoch, "folder": str(folder), **ranked, **fields}).decode(), flush=True)
         return
     from flps.launch.board import Board
-    from flps.launch.live import result_table, terminal
+    from flps.launch.live import result_table, split_result_table, terminal
 
     places = {"epoch": str(epoch), "model": str(folder)}
+    if not k:  # rows, not rankings
+        terminal().print(split_result_table(Board({}, evaluation=fields), wall_s=wall_s, places=places))
+        return
     terminal().print(result_table(Board({}, evaluation=fields), k=k, wall_s=wall_s, places=places))

@@ -11,22 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flps.config.job import Job
 from flps.data.paired import PairedRows, Part, ids_of, open_paired
 from flps.errors import ConfigError, ProtocolError
 from flps.message import Report
-from flps.metrics import AucHistogram
 from flps.nn import Embedding
 from flps.split.communicator import VerticalFederatedCommunicator
 from flps.split.parties import ServerConfig
 from flps.worker.client import FLClient
 from flps.worker.halves import PARTS, half_of
 from flps.worker.parameters import Placed, SparseParameter, place
+from flps.worker.rows import RowScores
 from flps.worker.session import Session
 from flps.worker.train import Totals
 from flps.worker.upcoming import Features
@@ -42,7 +40,7 @@ class PairLink:
         names = [f"worker.{pair} (party A)", f"heter_worker.{pair} (party B)"]
         own, self.other = names if part == "a" else names[::-1]
         self._links = VerticalFederatedCommunicator(
-            ServerConfig(own, job.pairs[pair]),
+            ServerConfig(own, job.pairs[pair] if part == "b" else f"loopback://worker-{pair}"),  # A's is not used
             ServerConfig(self.other, job.pairs[pair]),
             role="follower" if part == "a" else "leader",
             rank=0 if part == "a" else None,
@@ -95,23 +93,20 @@ class PairedSession(Session):
     def evaluate_rows(self) -> Report:
         """Score the held-out rows together with the partner; who has the labels counts, the other reports nothing."""
         self._half.eval()
-        histogram, samples, log_loss = AucHistogram(), 0, 0.0
+        scores = RowScores()
         with torch.inference_mode():
             for features in self.test_rows.epoch():
                 logits = self._half({name: torch.from_numpy(array) for name, array in features.items()})
                 if self.part == "b":
-                    labels = features[self._half.target]
-                    histogram.add(torch.sigmoid(logits.double()).numpy(), labels)
-                    log_loss += _log_loss(logits, labels)
-                    samples += len(labels)
+                    scores.add(logits, features[self._half.target])
         if self.part == "a":
             return Report()
-        log.info("own rows: auc %.6f log_loss %.6f", histogram.value(), log_loss / max(samples, 1))
-        counts = {"samples": np.array([samples], np.int64), "log_loss": np.array([log_loss], np.float64)}
-        return Report({**counts, "auc": np.array(histogram.counts)})
+        log.info("own held-out rows: %s", scores.fields())
+        return scores.report()
 
     def report_of(self, totals: Totals) -> Report:
         """What was measured: of a row that two have it is counted once, where the label is."""
+        log.info("crossed the cut so far: %d bytes in, %d bytes out", *self.link.bytes)
         return super().report_of(totals) if self.part == "b" else Report()
 
     # --- what differs from a session with whole rows -----------------------------------------------------------------
@@ -198,10 +193,3 @@ class PairedClient(FLClient):
         """Measure the held-out rows; the coordinator adds up what all pairs measured."""
         if self.session.test_rows.samples:
             self.session.barrier(f"evaluated {epoch}", self.session.evaluate_rows())
-
-
-def _log_loss(logits: Tensor, labels: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
-    """Summed over the rows."""
-    return float(
-        F.binary_cross_entropy_with_logits(logits.double(), torch.from_numpy(labels).double(), reduction="sum")
-    )

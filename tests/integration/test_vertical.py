@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flps.data.criteo_like import Shape, ensure
+from flps.data.criteo_parties import Party
 from flps.data.paired import open_paired
-from flps.metrics import AucHistogram
+from flps.errors import DataError
 from flps.models.catalog import resolve
-from flps.models.saved import load_model
+from flps.worker.rows import measure_saved
 
 SLOTS, COLUMNS, PAIRS = 6, 4, 2
 RATE = 0.5
@@ -27,7 +28,8 @@ RATE = 0.5
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generated rows: an odd number for two pairs, so that their last batches differ."""
     shape = Shape(rows=601, seed=5, dense_dim=COLUMNS, slot_dim=SLOTS)
-    return ensure(tmp_path_factory.mktemp("rows"), shape, threshold=1)
+    parties = (Party("b", tuple(range(COLUMNS))), Party("a", tuple(range(COLUMNS, COLUMNS + SLOTS))))
+    return ensure(tmp_path_factory.mktemp("rows"), shape, threshold=1, parties=parties)
 
 
 def vertical_job(rows: Path) -> dict[str, Any]:
@@ -138,25 +140,20 @@ def first_of(first: Whole, table: str) -> list[Tensor]:
     return [parameter for part in parts for parameter in part.parameters()]
 
 
-def scored(folder: Path, rows: Path) -> float:
-    """AUC of a saved model over the held-out rows, in one process."""
-    model = load_model(folder)
-    histogram = AucHistogram()
-    a, b = (open_paired(rows, part, 0, 1, 64, None, test=True) for part in ("a", "b"))  # type: ignore[arg-type]
-    with torch.inference_mode():
-        for slots, own in zip(a.epoch(), b.epoch(), strict=True):
-            batch = {name: torch.from_numpy(array) for name, array in {**slots, **own}.items()}
-            histogram.add(torch.sigmoid(model(batch).double()).numpy(), own["label"])
-    return histogram.value()
-
-
 def test_a_saved_model_measures_as_the_pairs_did(rows: Path, run_pairs: Callable[..., Any]) -> None:
     optimizer = {"class": "adam", "learning_rate": 0.01}
     saved = run_pairs({"runner": {"sync_mode": "async", "epochs": 1}, "hyper_parameters": {"optimizer": optimizer}})
     (event,) = saved.events("eval")
     assert event["samples"] == len(open_paired(rows, "b", 0, 1, 64, None, test=True)._rows)
     assert 0 < event["log_loss"] < 1
-    assert scored(saved.folder(), rows) == pytest.approx(event["auc"], abs=1e-3)
+    whole = measure_saved(saved.folder(), rows, rows, 64).fields()
+    assert whole["samples"] == event["samples"]
+    assert (whole["auc"], whole["log_loss"]) == (
+        pytest.approx(event["auc"], abs=1e-3),
+        pytest.approx(event["log_loss"]),
+    )
+    with pytest.raises(DataError, match="is one party's own folder"):
+        measure_saved(saved.folder(), rows, rows / "a", 64)
 
 
 @pytest.mark.slow
