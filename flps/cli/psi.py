@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flps.cli.tls_flags import add_tls, tls_files
 from flps.errors import ConfigError
 
 if TYPE_CHECKING:
+    from flps.config.tls import TlsFiles
     from flps.psi.ids import Ids
     from flps.psi.protocol import Alignment, Terms
 
@@ -60,6 +62,7 @@ def add_psi(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )  # fmt: skip
     parser.add_argument("--key_dir", "--key-dir", type=Path, help="CURVE keys of TCP links, made by `flps keys make`")
     parser.add_argument("--insecure", action="store_true", help="TCP without encryption; for trials only")
+    add_tls(parser)
     parser.set_defaults(act=psi)
 
 
@@ -73,12 +76,15 @@ def psi(arguments: argparse.Namespace) -> int:
 
     check_installed()
     check_output(arguments.output)
+    tls = tls_files(arguments)
+    if tls is not None and arguments.insecure:
+        raise ConfigError("--insecure and certificates contradict each other; leave one out")
     terms = Terms(arguments.role, arguments.reveal, arguments.cover)
     source = open_source(arguments.input, arguments.id_column, arguments.table, arguments.delimiter)
     ids = read_ids(source.ids(), source.name, arguments.duplicates, arguments.empty)
     print(f"{source.name}: {len(ids.points)} ids{_dropped(ids)}", flush=True)
     began = time.monotonic()
-    alignment = _align(arguments, terms, ids)
+    alignment = _align(arguments, terms, ids, tls)
     wall_s = time.monotonic() - began
     card = write_aligned(arguments.output, source, ids, alignment, arguments.role, arguments.reveal)
     known = "" if card.matched is None else f"{card.matched} ids matched; "
@@ -86,7 +92,7 @@ def psi(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _align(arguments: argparse.Namespace, terms: Terms, ids: Ids) -> Alignment:
+def _align(arguments: argparse.Namespace, terms: Terms, ids: Ids, tls: TlsFiles | None) -> Alignment:
     from flps.config.types import Network
     from flps.psi.link import open_link
     from flps.psi.protocol import Side
@@ -99,9 +105,9 @@ def _align(arguments: argparse.Namespace, terms: Terms, ids: Ids) -> Alignment:
     other = "follower" if arguments.role == "leader" else "leader"
     network = Network(start_timeout_s=arguments.start_timeout_s)
     configs = [ServerConfig(name, arguments.address) for name in (arguments.role, other)]
-    seats = seats_of(configs[0], configs[1:], arguments.role, 0, use_tls=False)
+    seats = seats_of(configs[0], configs[1:], arguments.role, 0, tls is not None)
     carrier = Carrier(
-        terms_of(seats, network, arguments.key_dir, arguments.insecure), seats.own, time.time_ns() // 1000
+        terms_of(seats, network, arguments.key_dir, arguments.insecure, tls), seats.own, time.time_ns() // 1000
     )
     cores = cores_here() if arguments.cores is None else arguments.cores
     with workers(cores) as executor, open_link(carrier, seats, network) as link:

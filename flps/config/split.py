@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from flps.config.tables import Names
+from flps.config.tls import TlsFiles
 from flps.config.types import Network
 
 EMBEDDED_ROWS = "embedded:criteo_like"
@@ -45,6 +46,11 @@ Tables = Annotated[
     ),
 ]
 
+Certificates = Annotated[
+    TlsFiles | None,
+    Meta(description="Certificates of this party alone, as in the part `tls`. Left out: the job's `tls`."),
+]
+
 
 class Leader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The party that has the labels; the others call it `leader`."""
@@ -53,6 +59,7 @@ class Leader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     columns: Columns = ""
     data: Rows = ""
     inputs: Tables = ()
+    tls: Certificates = None
 
 
 class Follower(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,6 +72,7 @@ class Follower(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     columns: Columns = ""
     data: Rows = ""
     inputs: Tables = ()
+    tls: Certificates = None
 
 
 class Parties(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -169,6 +177,12 @@ class SplitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Meta(description="The model's own keys; of `wide_deep` those of the original's network_config, each a flag."),
     ] = {}
     network: Annotated[Network, Meta(description="Deadlines and limits.")] = Network()
+    tls: Annotated[
+        TlsFiles | None,
+        Meta(
+            description="Certificates: parties that meet over TCP speak TLS. Left out: `enable_ssl` says it, or CURVE."
+        ),
+    ] = None
 
     @property
     def chance(self) -> int:
@@ -184,6 +198,16 @@ class SplitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def party(self, role: str, rank: int) -> Leader | Follower:
         """A party by its role and rank."""
         return self.parties.leader if role == "leader" else self.parties.followers[rank]
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether parties that meet over TCP speak TLS."""
+        said = [self.tls, self.parties.leader.tls, *(one.tls for one in self.parties.followers)]
+        return any(said) or self.hyper_parameters.get("enable_ssl") is True
+
+    def certificates(self, role: str, rank: int) -> TlsFiles | None:
+        """A party's certificates, where a part `tls` says them: its own, or the job's."""
+        return self.party(role, rank).tls or self.tls
 
     def name(self, role: str, rank: int) -> str:
         """What the others call a party."""

@@ -11,6 +11,7 @@ from flps.config.split import Follower, Leader, SplitConfig, column_numbers
 from flps.config.types import Network
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
+CERTIFICATES = ("server_cert_path", "client_cert_path", "ca_cert_path")
 PASSWORDS = ("server_password", "client_password")
 _OF_A_FEDERATION = ("min_workers", "max_refused", "keys_max")
 
@@ -23,6 +24,7 @@ def contradictions(config: SplitConfig) -> Iterator[Contradiction]:
     yield from _psi(config)
     yield from _passwords(config)
     yield from _task(config)
+    yield from _certificates(config)
     yield from deadlines(config.network)
     for key in _OF_A_FEDERATION:
         if getattr(config.network, key) != getattr(Network(), key):
@@ -89,6 +91,17 @@ def _task(config: SplitConfig) -> Iterator[Contradiction]:
         yield (here, ("runner", "task")), "has no effect when nets are trained; `task` says evaluate or predict"
     if runner.task != "train" and not runner.trained_models:
         yield (here,), f"is missing: to {runner.task} wants the output_model folder of a run"
+
+
+def _certificates(config: SplitConfig) -> Iterator[Contradiction]:
+    parts = [(*path, "tls") for path, _, party in _parties(config) if party.tls]
+    parts = [("tls",)] * bool(config.tls) + parts
+    for key in CERTIFICATES:
+        if parts and config.hyper_parameters.get(key):
+            yield (
+                (("hyper_parameters", key), parts[0]),
+                f"names a certificate, and so does {'.'.join(map(str, parts[0]))}; keep one of them",
+            )
 
 
 def _passwords(config: SplitConfig) -> Iterator[Contradiction]:

@@ -8,6 +8,7 @@ import msgspec
 
 from flps.config.job import Job, Security, Terms
 from flps.config.split import Follower, Leader, SplitConfig
+from flps.config.tls import TlsFiles
 
 SCORES = "predictions.csv"  # in the run folder
 
@@ -22,18 +23,19 @@ class SplitJob(msgspec.Struct, frozen=True, kw_only=True):
     leader: str  # endpoint at which the leader listens and followers dial
     security: Security
     key_dir: str = ""  # CURVE keys, when security is "curve"
+    tls: dict[str, TlsFiles] = {}  # party -> its certificates, when security is "tls" and it starts on this host
     resume_from: str = ""  # absolute folder of an earlier run's checkpoints, on this host
     faults: str = ""  # scripted faults, as `flps.faults.Faults` reads them
 
-    @property
-    def terms(self) -> Terms:
-        """What the parties of this run must know to talk to each other."""
+    def terms(self, role: str, rank: int) -> Terms:
+        """What a party must know to talk to the others."""
         return Terms(
             run_id=self.run_id,
             security=self.security,
             network=self.config.network,
             seats={"leader": 1, "follower": self.followers},
             key_dir=self.key_dir,
+            tls=self.tls.get(self.config.name(role, rank)),
             faults=self.faults,
             run_dir=self.run_dir,
             seed=self.config.chance,

@@ -46,4 +46,7 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "certificate's name is `role` (rank 0) or `role-rank`."
         ),
     ] = {}
+    expiry_warning_days: Annotated[
+        int, Meta(ge=0, description="From how many days before its end on the own certificate is warned about.")
+    ] = 30
     minimum_version: Annotated[Literal["1.2", "1.3"], Meta(description="Oldest version of TLS that is spoken.")] = "1.2"

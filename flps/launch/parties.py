@@ -78,8 +78,8 @@ def _meeting(arguments: Arguments, config: SplitConfig, around: Surroundings, no
     if place is None:
         if arguments.insecure:
             notes.append("--insecure is without effect: a unix socket is used, not TCP")
-        if config.hyper_parameters.get("enable_ssl"):
-            notes.append("enable_ssl is without effect: a unix socket is used, not TCP; --leader=host:port asks for it")
+        if config.is_tls:
+            notes.append("TLS is without effect: a unix socket is used, not TCP; --leader=host:port asks for it")
         return _Meeting(f"ipc://{around.private_dir}/leader-0", "localhost", "unix")
     if arguments.role is None and not around.is_mine(place.host):
         raise ConfigError(
@@ -91,9 +91,11 @@ def _meeting(arguments: Arguments, config: SplitConfig, around: Surroundings, no
 
 def _guarded(arguments: Arguments, config: SplitConfig, around: Surroundings, place: Endpoint) -> _Meeting:
     """TCP, by the means that was asked for."""
-    if config.hyper_parameters.get("enable_ssl"):
-        if arguments.insecure:
-            raise ConfigError("--insecure and enable_ssl contradict each other; leave one out")
+    if config.is_tls:
+        refused = [flag for flag in arguments.settings if flag.lower() == "enable_ssl=false"]
+        if arguments.insecure or refused:
+            flag = "--insecure" if arguments.insecure else f"--{refused[0]}"
+            raise ConfigError(f"{flag} and TLS (enable_ssl or a part `tls`) contradict each other; leave one out")
         return _Meeting(f"tls://{place}", place.host, "tls")
     endpoint = f"tcp://{place}"
     if arguments.insecure:

@@ -15,13 +15,16 @@ import msgspec
 
 from flps.config.split import EMBEDDED_ROWS, Follower, Leader, SplitConfig
 from flps.config.split_job import SplitJob
+from flps.config.tls import TlsFiles
 from flps.errors import ConfigError, ResourceError
 from flps.launch.plan import Plan, Role
 from flps.launch.prepare import cache_dir
+from flps.split.parties import SIDES, SSLConfig
 from flps.split.schema import FLYamlData
+from flps.transport.sockets import read_identity
 
-CERTIFICATES = {"leader": "server_cert_path", "follower": "client_cert_path"}
 FIRST_WEIGHTS = {"leader": "pre_trained_leader", "follower": "pre_trained_follower"}
+_TLS_PATHS = ("ca", "certificate", "key", "crl", "password_file")
 
 
 def with_files(plan: Plan[SplitJob]) -> Plan[SplitJob]:
@@ -42,11 +45,9 @@ def with_files(plan: Plan[SplitJob]) -> Plan[SplitJob]:
         config = _with_rows(config, search.folder("data", config.data))
     values = _first_weights(search, config.hyper_parameters, plan.local)
     config = msgspec.structs.replace(config, hyper_parameters=values)
-    if plan.job.security == "tls":
-        values = _certificates(search, config.hyper_parameters, plan.local)
-        config = msgspec.structs.replace(config, hyper_parameters=values)
+    tls = _certificates(search, config, plan.local) if plan.job.security == "tls" else {}
     search.raise_if_any()
-    return dataclasses.replace(plan, job=msgspec.structs.replace(plan.job, config=config))
+    return dataclasses.replace(plan, job=msgspec.structs.replace(plan.job, config=config, tls=tls))
 
 
 def with_embedded_rows(
@@ -106,7 +107,7 @@ class _Search:
 def _found(search: _Search, config: SplitConfig, role: Role) -> Leader | Follower:
     """A party with absolute paths, its nets checked."""
     party = config.party(role.role, role.rank)
-    where = "parties.leader" if role.role == "leader" else f"parties.followers[{role.rank}]"
+    where = _where(role)
     nets = tuple(_net(search, f"{where}.nets", net, role) for net in party.nets)
     rows = search.folder(f"{where}.data", party.data) if party.data else ""
     if config.psi is not None and not party.inputs:
@@ -144,16 +145,59 @@ def _first_weights(search: _Search, said: Mapping[str, Any], local: tuple[Role, 
     return {**said, **{key: search.folder(f"hyper_parameters.{key}", said[key]) for key in sorted(keys)}}
 
 
-def _certificates(search: _Search, said: Mapping[str, Any], local: tuple[Role, ...]) -> dict[str, Any]:
-    """The hyper_parameters with absolute paths of the certificates that the local parties show and trust."""
-    values = dict(said)
-    for key in dict.fromkeys([*(CERTIFICATES[role.role] for role in local), "ca_cert_path"]):
-        name = values.get(key)
-        if not isinstance(name, str) or not name:
-            search.complaints.append(f"hyper_parameters.{key}: is missing, which enable_ssl needs")
-        else:
-            values[key] = search.file(f"hyper_parameters.{key}", name)
-    return values
+def _certificates(search: _Search, config: SplitConfig, local: tuple[Role, ...]) -> dict[str, TlsFiles]:
+    """The certificates of the parties that start here, with absolute paths, once they have been read and tried."""
+    found = {}
+    for role in local:
+        name, before = config.name(role.role, role.rank), len(search.complaints)
+        files = _of_part(search, config, role) or _of_the_original(search, config, role)
+        if files is not None and len(search.complaints) == before:
+            try:
+                read_identity(files, Path())
+            except ConfigError as error:
+                search.complaints.append(f"{name}: {error}")
+            found[name] = files
+    return found
+
+
+def _of_part(search: _Search, config: SplitConfig, role: Role) -> TlsFiles | None:
+    """What a part `tls` says."""
+    files = config.certificates(role.role, role.rank)
+    if files is None:
+        return None
+    where = f"{_where(role)}.tls" if config.party(role.role, role.rank).tls else "tls"
+    return _absolute(search, files, {key: f"{where}.{key}" for key in _TLS_PATHS})
+
+
+def _of_the_original(search: _Search, config: SplitConfig, role: Role) -> TlsFiles | None:
+    """What the original's keys and the variables of the passwords say."""
+    side, values = SIDES[role.role], config.hyper_parameters
+    keys = {"certificate": f"{side}_cert_path", "ca": "ca_cert_path"}
+    missing = [key for key in keys.values() if not values.get(key)]
+    for key in missing:
+        search.complaints.append(
+            f"hyper_parameters.{key}: is missing, which enable_ssl needs; or say all certificates in a part `tls`"
+        )
+    if missing:
+        return None
+    try:
+        files = SSLConfig(**{key: values[key] for key in keys.values()}).files(role.role)
+    except ConfigError as error:
+        search.complaints.append(str(error))
+        return None
+    said = {key: f"hyper_parameters.{name}" for key, name in keys.items()}
+    return _absolute(search, files, said | {"password_file": f"FLPS_{side.upper()}_PASSWORD_FILE"})
+
+
+def _absolute(search: _Search, files: TlsFiles, names: Mapping[str, str]) -> TlsFiles:
+    """The same with absolute paths. names: what the user calls each of them."""
+    said = {key: path for key in _TLS_PATHS if (path := getattr(files, key))}
+    return msgspec.structs.replace(files, **{key: search.file(names[key], path) for key, path in said.items()})
+
+
+def _where(role: Role) -> str:
+    """Where a party stands in the job's yaml."""
+    return "parties.leader" if role.role == "leader" else f"parties.followers[{role.rank}]"
 
 
 def _has_own_rows(plan: Plan[SplitJob], config: SplitConfig) -> bool:

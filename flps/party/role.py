@@ -129,7 +129,7 @@ class _Part:
             role="leader" if leads else "follower",
             rank=None if leads else self._rank,
             network=job.config.network,
-            terms=job.terms,
+            terms=job.terms(self._role, self._rank),
             incarnation=incarnation,
             window=max(WINDOW, 4 * self._micro_batches),  # parts under way must not wait for room
         )

@@ -115,9 +115,15 @@ class PartyLink:
             why = f" because of {exchange.left}" if exchange.left else ""
             raise PeerLost(f"{exchange.peer} has ended{why} before the ids were aligned")
         if exchange.is_lost(now):
-            raise PeerLost(f"{exchange.peer} gave no sign of life for {self._network.lease_s:g} s")
+            raise PeerLost(f"{exchange.peer} gave no sign of life for {self._network.lease_s:g} s{self._trouble}")
         if not exchange.has_met and exchange.silent_s(now) > self._network.start_timeout_s:
-            raise NeverCameUp(f"{exchange.peer} did not come up within {self._network.start_timeout_s:g} s")
+            raise NeverCameUp(
+                f"{exchange.peer} did not come up within {self._network.start_timeout_s:g} s{self._trouble}"
+            )
+
+    @property
+    def _trouble(self) -> str:
+        return f" ({self._wire.trouble})" if self._wire.trouble else ""
 
 
 def name_of(seats: Seats) -> str:

@@ -35,7 +35,7 @@ from flps.split.agreement import Fits, Offer, Summary, Verdict, decide, read_not
 from flps.split.codec import Compressing
 from flps.split.exchange import Item
 from flps.split.links import Links
-from flps.split.parties import LEADER, Role, ServerConfig, seats_of, terms_of
+from flps.split.parties import LEADER, Role, ServerConfig, SSLConfig, own_certificates, seats_of, terms_of
 from flps.split.tensors import Received, Tensors, check_sizes, pack, unpack
 from flps.split.wires import Arrival, Dialling, Listening, Memory, Wire
 from flps.transport.sockets import Carrier
@@ -57,7 +57,7 @@ class VerticalFederatedCommunicator:
         http_server_config: ServerConfig,
         remote_server_config: ServerConfig | Sequence[ServerConfig],
         enable_ssl: bool = False,
-        ssl_config: TlsFiles | None = None,
+        ssl_config: TlsFiles | SSLConfig | None = None,
         compress_configs: Mapping[str, CompressConfig] | None = None,
         *,
         role: Role | None = None,
@@ -76,7 +76,8 @@ class VerticalFederatedCommunicator:
         Args:
             http_server_config: this party. A follower's own address is accepted and not used: it dials.
             remote_server_config: the other party; at the leader one for each follower.
-            enable_ssl, ssl_config: TLS between the parties, with these certificates.
+            enable_ssl, ssl_config: TLS between the parties, with these certificates; the original's form is
+                accepted, and a password in it warned about.
             compress_configs: tensor name -> how it is packed.
             role, rank: which party this is, where the names do not say it (`seats_of`).
             network: deadlines and limits; left out: the defaults, with 900 s for the others to come up.
@@ -96,7 +97,8 @@ class VerticalFederatedCommunicator:
             raise ConfigError(f"window must be at least 1, got {window}")
         self.seats = seats_of(self._own, self._remotes, role, rank, enable_ssl)
         network = network or (terms.network if terms else Network(start_timeout_s=START_S))
-        self._terms = terms or (terms_of(self.seats, network, key_dir, insecure, ssl_config) if wire is None else None)
+        tls, self._tls_password = own_certificates(ssl_config, self.seats.own.role)
+        self._terms = terms or (terms_of(self.seats, network, key_dir, insecure, tls) if wire is None else None)
         self._network, self._timeout_s, self._wire = network, timeout_s, wire
         self._limits = Limits(network.frames_max, network.frame_bytes_max, network.message_bytes_max)
         self.window = window
@@ -162,7 +164,7 @@ class VerticalFederatedCommunicator:
 
     def _open(self) -> Wire:
         assert self._terms is not None
-        carrier = Carrier(self._terms, self.seats.own, self._incarnation)
+        carrier = Carrier(self._terms, self.seats.own, self._incarnation, self._tls_password)
         own, endpoint = self._own, self.seats.endpoint
         names = ", ".join(self.seats.others.values())
         if self.seats.own == LEADER:

@@ -184,13 +184,20 @@ class Links:
             if link.is_lost(now):
                 raise PeerLost(
                     f"{link.peer} gave no sign of life for {network.lease_s:g} s, and {self.own} waits for it {what}"
+                    + self._trouble
                 )
             if not link.has_met and link.silent_s(now) > network.start_timeout_s:
                 raise NeverCameUp(
                     f"{link.peer} did not come up within {network.start_timeout_s:g} s; {self.own} waits for it {what}"
+                    + self._trouble
                 )
         if self._is_alone:
             raise FlpsError(f"{self.own} would wait for {_names(missed)} {what}, which one thread alone never does")
+
+    @property
+    def _trouble(self) -> str:
+        """What the transport knows about it, as the end of a message."""
+        return f" ({self.wire.trouble})" if self.wire is not None and self.wire.trouble else ""
 
     def _may_answer(self, link: Exchange) -> bool:
         """Whether it is worth waiting for this party: it is here, or may come and has something to get."""

@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 Role: TypeAlias = Literal["leader", "follower"]
 LEADER = Member("leader", 0)
 RUN = "split"  # of parties that are started one by one: they have no launcher who draws a run's id
+SIDES = {"leader": "server", "follower": "client"}  # the original's words for the two ends of TLS
 DEFAULT_KEY_DIR = Path("~/.flps/keys")
 _NUMBER = re.compile(r"(\d{1,6})$")
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}", re.ASCII)
@@ -58,6 +59,59 @@ class ServerConfig:
                 f"{self.server_name}: {self.server_address!r} is no address; expected host:port, or an endpoint with "
                 f"one of {', '.join(f'{scheme}://' for scheme in _SCHEMES)}"
             )
+
+
+@dataclass(frozen=True)
+class SSLConfig:
+    """Certificates in the original's words and order: the leader is its server, a follower its client.
+
+    server_password, client_password: of the key in the own file; better None, with the password in the variable
+    FLPS_SERVER_PASSWORD (FLPS_CLIENT_PASSWORD) or in a file of mode 600 that FLPS_SERVER_PASSWORD_FILE names.
+    server_cert_path, client_cert_path: PKCS#12 or PEM with certificate and key; the own one is needed.
+    ca_cert_path, crl_path: the authorities that are believed, and their revocation lists.
+    cipher_list: accepted and not used: TLS 1.2 or later, with the suites that this host's OpenSSL allows.
+    cert_expire_warning_time_in_day: from how many days before its end on the own certificate is warned about.
+    peer_name, speakers: as in `TlsFiles`; the original looks at nobody's name, here each certificate's is checked.
+    """
+
+    server_password: str | None = field(default=None, repr=False)
+    client_password: str | None = field(default=None, repr=False)
+    server_cert_path: str | None = None
+    client_cert_path: str | None = None
+    ca_cert_path: str | None = None
+    crl_path: str | None = None
+    cipher_list: str | None = None
+    cert_expire_warning_time_in_day: int = 90
+    peer_name: str = field(default="", kw_only=True)
+    speakers: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+
+    def files(self, role: str) -> TlsFiles:
+        """The files of that party. Raises ConfigError for a path that is missing, and for two passwords."""
+        side = SIDES[role]
+        paths = {f"{side}_cert_path": getattr(self, f"{side}_cert_path"), "ca_cert_path": self.ca_cert_path}
+        missing = [name for name, path in paths.items() if not path]
+        if missing:
+            raise ConfigError(f"{', '.join(missing)}: is missing; the {role} shows the {side}'s certificate")
+        variable = f"FLPS_{side.upper()}_PASSWORD"
+        is_said = self.password(role) is not None
+        has_variable, file = variable in os.environ, os.environ.get(f"{variable}_FILE", "")
+        if not is_said and has_variable and file:
+            raise ConfigError(f"{variable} and {variable}_FILE are both set; keep one")
+        return TlsFiles(
+            ca=str(self.ca_cert_path),
+            certificate=str(paths[f"{side}_cert_path"]),
+            password_variable=variable if has_variable and not is_said else "",
+            password_file="" if is_said else file,
+            crl=self.crl_path or "",
+            peer_name=self.peer_name,
+            speakers=dict(self.speakers),
+            expiry_warning_days=self.cert_expire_warning_time_in_day,
+        )
+
+    def password(self, role: str) -> bytes | None:
+        """What the script itself says; it is warned about where it is used."""
+        said = self.server_password if SIDES[role] == "server" else self.client_password
+        return said.encode() if said else None
 
 
 class Seats(NamedTuple):
@@ -105,8 +159,8 @@ def terms_of(
     scheme, _, rest = seats.endpoint.partition("://")
     if (scheme == "tls") != (tls is not None):
         raise ConfigError(
-            f"{seats.endpoint}: enable_ssl (or a tls:// address) and ssl_config, TlsFiles with the certificates, go "
-            "together; without them links over TCP are guarded by CURVE, see `flps keys`"
+            f"{seats.endpoint}: enable_ssl (or a tls:// address) and certificates (ssl_config: TlsFiles) go together; "
+            "without them links over TCP are guarded by CURVE, see `flps keys`"
         )
     security: Security = "plain"
     keys = ""
@@ -125,6 +179,19 @@ def terms_of(
     counts = {"leader": 1, "follower": max(ranks) + 1}
     folder = str(Path.cwd())
     return Terms(run_id=RUN, security=security, network=network, seats=counts, key_dir=keys, tls=tls, config_dir=folder)
+
+
+def own_certificates(said: TlsFiles | SSLConfig | None, role: str) -> tuple[TlsFiles | None, bytes | None]:
+    """A party's certificates, and the password that a script says itself, which is warned about."""
+    if not isinstance(said, SSLConfig):
+        return said, None
+    password = said.password(role)
+    if password is not None:
+        log.warning(
+            "SSLConfig: who can read a script can read the password in it; put it into the variable "
+            "FLPS_SERVER_PASSWORD (at the leader; FLPS_CLIENT_PASSWORD at a follower) and write None instead"
+        )
+    return said.files(role), password
 
 
 def _role_of(own: ServerConfig, remotes: Sequence[ServerConfig]) -> Role:

@@ -48,6 +48,10 @@ class Wire(Protocol):
         """Hang up."""
 
     @property
+    def trouble(self) -> str:
+        """What may be why nobody is heard, where the transport knows it; else ""."""
+
+    @property
     def bytes(self) -> tuple[int, int]:
         """Bytes that came and that went."""
 
@@ -92,6 +96,10 @@ class Listening:
         self._carrier.let_go()
 
     @property
+    def trouble(self) -> str:
+        return self._listener.trouble
+
+    @property
     def bytes(self) -> tuple[int, int]:
         return self._listener.bytes_in, self._listener.bytes_out
 
@@ -103,9 +111,12 @@ class Dialling:
         self.limits = carrier.limits
         self._carrier, self._leader = carrier, leader
         self._connection = Connection(carrier, endpoint, leader)
+        self._endpoint = endpoint
 
     def receive(self, timeout_s: float) -> Arrival | None:
         said = self._connection.hear(timeout_s)
+        if self._connection.mismatch_s > self._carrier.network.lease_s:
+            raise ConfigError(f"no connection to {self._leader} at {self._endpoint}: {self._connection.trouble}")
         if isinstance(said, Refusal):
             raise ConfigError(f"{self._leader} refuses this party: {said.reason}")
         if said is not None and not isinstance(said, Parcel | Sign):
@@ -121,6 +132,17 @@ class Dialling:
     def close(self) -> None:
         self._connection.close()
         self._carrier.let_go()
+
+    @property
+    def trouble(self) -> str:
+        connection, is_network = self._connection, self._endpoint.startswith(("tls://", "tcp://"))
+        if connection.bytes_in or connection.mismatch_s or not is_network:
+            return connection.trouble
+        seen = f"{connection.trouble}; " * bool(connection.trouble)
+        return (
+            f"{seen}nothing has answered at {self._endpoint}: is that the address, is it refused in the log there, and "
+            "do both ends guard the link alike, by TLS or by keys?"
+        )
 
     @property
     def bytes(self) -> tuple[int, int]:
@@ -153,6 +175,10 @@ class Memory:
 
     def close(self) -> None:
         """Nothing to hang up."""
+
+    @property
+    def trouble(self) -> str:
+        return ""
 
     @property
     def bytes(self) -> tuple[int, int]:

@@ -72,8 +72,7 @@ class Connection:
             self._alarm()
             if time.monotonic() > deadline:
                 del self._open[number]
-                trouble = getattr(self._socket, "trouble", "")  # tls:// knows why nobody answers
-                why = f": {trouble}" if trouble else ""
+                why = f": {self.trouble}" if self.trouble else ""
                 raise PeerLost(f"{self.peer} did not answer {self._carrier.member} within {timeout_s:g} s{why}")
             self._receive(slice_s)
             self._send_again()
@@ -95,6 +94,16 @@ class Connection:
         """The answer to something not numbered, or None when none came in time."""
         answer = self._receive(timeout_s)
         return answer.body if answer is not None and answer.sequence == 0 else None
+
+    @property
+    def trouble(self) -> str:
+        """Why nobody can answer, where the socket knows it, as that of tls:// does; else ""."""
+        return str(getattr(self._socket, "trouble", ""))
+
+    @property
+    def mismatch_s(self) -> float:
+        """For how long the ends have been seen not to fit, where the socket knows it; else 0."""
+        return float(getattr(self._socket, "mismatch_s", 0.0))
 
     def close(self) -> None:
         """Hang up; nothing is waited for."""

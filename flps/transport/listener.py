@@ -148,6 +148,11 @@ class Listener:
         """How often a key was refused: at the door, or in a message that it may not speak."""
         return self._gate.refused_keys if self._gate is not None else 0
 
+    @property
+    def trouble(self) -> str:
+        """Who was turned away last and why, where the socket knows it, as that of tls:// does; else ""."""
+        return str(getattr(self._socket, "trouble", ""))
+
     def answer(self, ticket: Ticket, body: Body) -> None:
         """Answer a request and keep the answer for repeats."""
         frames = self._encode(ticket, body)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import zmq
 
 from flps.config.job import Terms
+from flps.config.tls import TlsFiles
 from flps.errors import ConfigError, ResourceError
 from flps.frames import Limits
 from flps.membership import Member
@@ -44,7 +45,8 @@ _BACKLOG = 1024
 class Carrier:
     """Opens sockets for one member of one run."""
 
-    def __init__(self, terms: Terms, member: Member, incarnation: int = 1) -> None:
+    def __init__(self, terms: Terms, member: Member, incarnation: int = 1, tls_password: bytes | None = None) -> None:
+        """tls_password: in the place of the one that `terms.tls` points to."""
         self.terms = terms
         self.run = terms.run_id
         self.member = member
@@ -58,6 +60,7 @@ class Carrier:
         self._context: zmq.Context[Any] = zmq.Context.instance()
         self._mishaps = Mishaps(terms, member, incarnation) if terms.faults else None
         self._identity: Identity | None = None
+        self._tls_password = tls_password
 
     def saw(self, sender: Member, body: Body) -> None:
         """A message of `sender` is about to be sent or carried out here: scripted faults may strike."""
@@ -148,11 +151,7 @@ class Carrier:
         if self.terms.tls is None:
             raise ConfigError("a tls:// endpoint needs certificates: set `ca` and `certificate`; see docs/security.md")
         if self._identity is None:
-            try:
-                from flps.transport.tls.identity import Identity
-            except ModuleNotFoundError as error:
-                raise ConfigError(f"tls:// endpoints need {error.name}: pip install 'flps[split]'") from error
-            self._identity = Identity(self.terms.tls, Path(self.terms.config_dir))
+            self._identity = read_identity(self.terms.tls, Path(self.terms.config_dir), self._tls_password)
         return self._identity
 
     def _socket(self, kind: int) -> zmq.Socket[Any]:
@@ -165,6 +164,22 @@ class Carrier:
     def _address(self, endpoint: str) -> str:
         scheme, _, rest = endpoint.partition("://")
         return f"inproc://{self.run}/{rest}" if scheme == "loopback" else endpoint
+
+
+def read_identity(files: TlsFiles, folder: Path, password: bytes | None = None) -> Identity:
+    """Certificates, made ready for use. folder, password: as of `Identity`.
+
+    Raises ConfigError when `cryptography` is not installed, and for what cannot be used: files that are missing, a
+    wrong password, an own certificate that is not valid now, a table of speakers that cannot be read.
+    """
+    try:
+        from flps.transport.tls.identity import Identity
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"tls:// endpoints need {error.name}: pip install 'flps[split]'") from error
+    from flps.transport.tls.speakers import Speakers
+
+    Speakers(files.speakers)
+    return Identity(files, folder, password)
 
 
 def receive_parts(socket: Socket, parts_max: int) -> tuple[list[Any], int]:

@@ -12,7 +12,7 @@ import ssl
 
 from flps.errors import ProtocolError
 from flps.frames import Limits
-from flps.transport.tls.complaints import HUNG_UP, NO_FLPS, NO_TLS, TlsTrouble, explain
+from flps.transport.tls.complaints import HUNG_UP, NO_FLPS, NO_TLS, TlsMismatch, TlsTrouble, explain
 from flps.transport.tls.framing import Assembler
 from flps.transport.tls.identity import PROTOCOL
 from flps.transport.tls.queues import Outbox
@@ -20,7 +20,6 @@ from flps.transport.tls.speakers import names_of
 
 WELCOME = b"flps tls 1\r\n"
 HANDSHAKE_BYTES = 1 << 18
-_RECORD_BYTES = 1 << 14
 _BURST_BYTES = 1 << 18  # sealed at once: enough to spare system calls, little enough to stay in the cache
 _HANDSHAKE, _ALERT = 0x16, 0x15  # what a stream of TLS may begin with
 
@@ -47,7 +46,7 @@ class Channel:
             self._in.write_eof()
             return
         if not self._fed and chunk[0] not in (_HANDSHAKE, _ALERT):
-            raise TlsTrouble(NO_TLS)
+            raise TlsMismatch(NO_TLS)
         self._fed += len(chunk)
         if not self.is_open and self._fed > HANDSHAKE_BYTES and not self._is_agreed:
             raise TlsTrouble(f"{self._fed} bytes came before the other side had shown who it is")
@@ -59,10 +58,7 @@ class Channel:
             if not self.is_open:
                 self._open()
             while True:
-                count = self._tls.read(self._assembler.room().nbytes, self._assembler.room())
-                if not count:
-                    raise TlsTrouble(HUNG_UP if not self.is_open else "the other side hung up")
-                message = self._assembler.took(int(count))
+                message = self._assembler.took(self._fill(self._assembler.room()))
                 if message is not None:
                     return message
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -71,7 +67,7 @@ class Channel:
             raise TlsTrouble("the other side hung up") from None
         except ssl.SSLError as error:
             hung_up = self.is_open and isinstance(error, ssl.SSLEOFError)
-            raise TlsTrouble("the other side hung up" if hung_up else explain(error)) from None
+            raise (TlsTrouble("the other side hung up") if hung_up else explain(error)) from None
         except ProtocolError as error:
             raise TlsTrouble(str(error)) from None
 
@@ -81,7 +77,10 @@ class Channel:
             piece = outbox.piece()
             if piece is None:
                 return
-            outbox.advance(self._tls.write(piece[:_RECORD_BYTES]))
+            piece, done, write = piece[:_BURST_BYTES], 0, self._tls.write
+            while done < piece.nbytes:  # a record at a time; a large frame is thousands of them
+                done += write(piece[done:])
+            outbox.advance(done)
 
     def take_output(self) -> bytes:
         """Bytes that must go to the other side."""
@@ -95,6 +94,21 @@ class Channel:
         except ssl.SSLError:
             pass  # its own good-bye is not waited for
 
+    def _fill(self, room: memoryview) -> int:
+        """Unseal into `room` what is there of it; how many bytes. Raises ssl.SSLError, also when there are none."""
+        done, read = 0, self._tls.read
+        while done < room.nbytes:  # a record at a time; a large frame is thousands of them
+            try:
+                count = int(read(room.nbytes - done, room[done:]))
+            except ssl.SSLWantReadError:
+                if not done:
+                    raise
+                return done
+            if not count:
+                raise TlsTrouble("the other side hung up")
+            done += count
+        return done
+
     def _open(self) -> None:
         if not self._is_agreed:
             self._tls.do_handshake()
@@ -107,7 +121,7 @@ class Channel:
 
     def _check_agreed(self) -> None:
         if self._tls.selected_alpn_protocol() != PROTOCOL:
-            raise TlsTrouble(NO_FLPS)
+            raise TlsMismatch(NO_FLPS)
         self.names = names_of(self._tls.getpeercert() or {})
         self.certificate = self._tls.getpeercert(True) or b""
         self._is_agreed = True
@@ -119,4 +133,4 @@ class Channel:
                 raise TlsTrouble(HUNG_UP)
             self._welcome += heard
         if self._welcome != WELCOME:
-            raise TlsTrouble(NO_FLPS)
+            raise TlsMismatch(NO_FLPS)

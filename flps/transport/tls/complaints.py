@@ -14,9 +14,15 @@ class TlsTrouble(FlpsError):
     """A conversation that cannot be had or go on; the message is one line with advice."""
 
 
+class TlsMismatch(TlsTrouble):
+    """The ends do not fit: another attempt will not go better until somebody changes something."""
+
+
+_PASSING = (3, 9, 11, 12)  # verdicts that another list of revoked certificates, or time, may change
 # What is wrong with the certificate that the other end showed (X509_V_ERR_*).
 _VERDICTS = {
     3: "there is no revocation list of the authority that signed it; add that list to `crl`",
+    7: "its authority has the name of one in `ca`, but another key; compare `ca` with what the other side uses",
     9: "it is not valid yet; look at the clocks of both hosts, or wait",
     10: "it has expired; its owner needs a new one (or look at this host's clock)",
     11: "the revocation list is not valid yet; look at this host's clock",
@@ -51,12 +57,15 @@ NO_FLPS = "the other side speaks TLS, but is no tls:// endpoint of this version 
 HUNG_UP = "the other side hung up before it was ready; its log may say why"
 
 
-def explain(error: ssl.SSLError) -> str:
-    """The line for an error of the library."""
+def explain(error: ssl.SSLError) -> TlsTrouble:
+    """An error of the library with its line."""
     if isinstance(error, ssl.SSLCertVerificationError):
         verdict = _VERDICTS.get(error.verify_code, error.verify_message)
-        return f"the other side's certificate is refused: {verdict}"
+        kind = TlsTrouble if error.verify_code in _PASSING else TlsMismatch
+        return kind(f"the other side's certificate is refused: {verdict}")
     if isinstance(error, ssl.SSLEOFError):
-        return HUNG_UP
+        return TlsTrouble(HUNG_UP)
     reason = (error.reason or "").upper().replace(" ", "_")
-    return _REASONS.get(reason, f"TLS failed: {error.reason or error}")
+    if reason in _REASONS:
+        return TlsMismatch(_REASONS[reason])
+    return TlsTrouble(f"TLS failed: {error.reason or error}")

@@ -22,7 +22,7 @@ import zmq
 from flps.errors import ConfigError, FlpsError
 from flps.frames import Limits
 from flps.transport.tls.channel import Channel
-from flps.transport.tls.complaints import TlsTrouble
+from flps.transport.tls.complaints import TlsMismatch, TlsTrouble
 from flps.transport.tls.identity import Identity
 from flps.transport.tls.link import CHUNK_BYTES, Link
 from flps.transport.tls.queues import Inbox, Outbox, Part, Wake
@@ -46,6 +46,7 @@ class TlsDialler:
     def __init__(self, identity: Identity, endpoint: str, peer: str, limits: Limits, handshake_s: float = 10.0) -> None:
         """`peer`: who is dialled, for messages. `handshake_s`: an attempt takes no longer."""
         self.trouble = ""  # why there is no connection; "" while there is one
+        self._mismatch_at: float | None = None  # since when each attempt has failed because the ends do not fit
         self._address = parse(endpoint)
         self._identity, self._endpoint, self._peer, self._limits = identity, endpoint, peer, limits
         self._handshake_s = handshake_s
@@ -62,6 +63,12 @@ class TlsDialler:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._is_over.is_set()
+
+    @property
+    def mismatch_s(self) -> float:
+        """For how long each attempt has shown that the two ends do not fit; 0 when the last one has not."""
+        begin = self._mismatch_at
+        return 0.0 if begin is None else time.monotonic() - begin
 
     def send_multipart(self, frames: Sequence[Any], flags: int = 0, copy: bool = True) -> None:
         """Queue a message. Raises zmq.Again with zmq.DONTWAIT when the queue is full; else it waits for room."""
@@ -193,12 +200,17 @@ class TlsDialler:
         if self.trouble:
             log.info("connected to %s at %s", self._peer, self._endpoint)
         self.trouble = ""
+        self._mismatch_at = None
 
     def _complain(self, error: Exception) -> None:
         trouble = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         if trouble != self.trouble and not self._is_over.is_set():
             log.warning("no connection to %s at %s: %s", self._peer, self._endpoint, trouble)
         self.trouble = trouble
+        if not isinstance(error, TlsMismatch):
+            self._mismatch_at = None
+        elif self._mismatch_at is None:
+            self._mismatch_at = time.monotonic()
 
 
 def _watch(selector: selectors.BaseSelector, link: Link) -> None:

@@ -70,6 +70,7 @@ class TlsDoor:
         """Raises ResourceError when the port is taken or the address is not this machine's."""
         self.refused = 0  # visitors that were turned away before they were known
         self.cut = 0
+        self.trouble = ""  # who was turned away or cut last, and why
         self.shut_out: set[str] = set()  # fingerprints of certificates, for as long as this role runs
         self._identity, self._limits = identity, limits
         self._generation = identity.generation
@@ -225,9 +226,11 @@ class TlsDoor:
         why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         if not visitor.link.channel.is_open:
             self.refused += 1
+            self.trouble = f"{visitor.host} was turned away: {why}"
             self._calm.warn("turned away %s: %s", visitor.host, why)
         elif why != "the other side hung up":
             self.cut += 1
+            self.trouble = f"{visitor.host} ({_shown(visitor)}) was cut: {why}"
             self._calm.warn("cut the connection of %s (%s): %s", visitor.host, _shown(visitor), why)
         else:
             log.debug("%s (%s) hung up", visitor.host, _shown(visitor))
@@ -314,6 +317,7 @@ class TlsGate:
         if is_known and self._speakers.may_speak(visitor.link.channel.names, member):
             return True
         self._refused += 1
+        self._door.trouble = f"{visitor.host} ({_shown(visitor)}) may not speak as {member}"
         return False
 
     def shut_out(self, frame: Any) -> None:

@@ -8,12 +8,13 @@ Law 3: what can be seen to be wrong with the own files is said when a role start
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import ssl
 import tempfile
 import threading
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 from flps.config.tls import TlsFiles
 from flps.errors import ConfigError
 
+log = logging.getLogger(__name__)
 PROTOCOL = "flps/1"  # named in the handshake (ALPN): no other protocol's endpoint can be talked into this one
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -31,13 +33,16 @@ _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 class Identity:
     """Who a role is to others, and whom it believes."""
 
-    def __init__(self, files: TlsFiles, folder: Path) -> None:
-        """`folder`: where relative paths begin. Raises ConfigError for what cannot be used."""
+    def __init__(self, files: TlsFiles, folder: Path, password: bytes | None = None) -> None:
+        """`folder`: where relative paths begin. `password`: in the place of the one that `files` points to.
+
+        Raises ConfigError for what cannot be used.
+        """
         self.files = files
         self.generation = 0  # how often the lists have been read anew
         self._lock = threading.Lock()  # every end of a role asks, each from its thread
         self._folder = folder
-        self._password = _password(files, folder)
+        self._password = password or _password(files, folder)
         self._key, self._chain = self._own()
         self._stamp = self._lists_stamp()
         self.server = self._context(ssl.PROTOCOL_TLS_SERVER)
@@ -82,7 +87,7 @@ class Identity:
             key = self._pem_key(self._path(self.files.key) if self.files.key else path)
         if key.public_key() != chain[0].public_key():
             raise ConfigError(f"tls: the key does not belong to the certificate {path}; name the pair as it was made")
-        _check_time(chain[0], path)
+        _check_time(chain[0], path, self.files.expiry_warning_days)
         return key, chain
 
     def _from_pkcs12(self, path: Path, content: bytes) -> tuple[Any, list[x509.Certificate]]:
@@ -194,13 +199,15 @@ def _password(files: TlsFiles, folder: Path) -> bytes | None:
     return None
 
 
-def _check_time(certificate: x509.Certificate, path: Path) -> None:
+def _check_time(certificate: x509.Certificate, path: Path, warning_days: int) -> None:
     now = datetime.now(timezone.utc)
     if now > certificate.not_valid_after_utc:
         raise ConfigError(f"tls.certificate: {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; renew it")
     if now < certificate.not_valid_before_utc:
         begin = certificate.not_valid_before_utc
         raise ConfigError(f"tls.certificate: {path} is not valid before {begin:%Y-%m-%d %H:%M} UTC; look at the clock")
+    if certificate.not_valid_after_utc - now < timedelta(days=warning_days):
+        log.warning("%s expires on %s; renew it in time", path, f"{certificate.not_valid_after_utc:%Y-%m-%d}")
 
 
 def _check_private(path: Path) -> None:

@@ -241,3 +241,39 @@ def test_nets_that_are_named_twice(setting: str, tmp_path: Path) -> None:
         tmp_path, text, settings=(setting,)
     )
     assert read(tmp_path, text, settings=("leader_yaml_path=mine.yaml",)).parties.leader.nets == ("a.yaml",)
+
+
+TLS = "{ca: ca.pem, certificate: own.pem}"
+
+
+def test_certificates_of_the_job_and_of_a_party(tmp_path: Path) -> None:
+    text = f"job: split\ntls: {TLS}\nparties: {{followers: [{{name: a}}, {{name: b, tls: {TLS[:-1]}, key: k}}}}]}}\n"
+    config = read(tmp_path, text)
+    assert config.certificates("leader", 0) == config.certificates("follower", 0) == config.tls
+    files = config.certificates("follower", 1)
+    assert files is not None
+    assert (files.ca, files.certificate, files.key) == ("ca.pem", "own.pem", "k")
+    assert config.is_tls
+    assert not read(tmp_path, "job: split\n").is_tls
+    assert read(tmp_path, "job: split\nhyper_parameters: {enable_ssl: True}\n").is_tls
+
+
+@pytest.mark.parametrize(
+    ("tls", "says"),
+    [
+        ("{certificate: own.pem}", "tls.ca: is missing"),
+        ("{ca: a, certificate: b, pasword_file: c}", "password_file"),
+        ("{ca: a, certificate: b, password: c}", "there is no such key"),
+        ("{ca: a, certificate: b, minimum_version: 1.1}", "tls.minimum_version: expected"),
+    ],
+)
+def test_what_a_part_of_certificates_refuses(tls: str, says: str, tmp_path: Path) -> None:
+    assert says in complaint(tmp_path, f"job: split\ntls: {tls}\n")
+
+
+def test_certificates_are_said_once(tmp_path: Path) -> None:
+    text = f"job: split\nparties: {{leader: {{tls: {TLS}}}}}\nhyper_parameters: {{ca_cert_path: x}}\n"
+    assert complaint(tmp_path, text) == (
+        "job.yaml:3: hyper_parameters.ca_cert_path: names a certificate, and so does parties.leader.tls; keep one of "
+        "them"
+    )

@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from flps.config.split import Follower, Parties, SplitConfig
 from flps.config.split_job import SplitJob
+from flps.config.tls import TlsFiles
 from flps.errors import ConfigError
 from flps.launch.arguments import Arguments
 from flps.launch.hosts import Endpoint
@@ -106,7 +108,14 @@ def test_tls_is_asked_for_by_the_originals_key() -> None:
     plan = plan_of(Arguments(role="leader"), secure)
     assert (plan.job.leader, plan.job.security, plan.job.key_dir) == ("tls://127.0.0.1:10087", "tls", "")
     assert plan.binds == (Endpoint("127.0.0.1", 10087),)
-    assert any("enable_ssl is without effect" in note for note in plan_of(Arguments(), secure).notes)
+    assert any("TLS is without effect" in note for note in plan_of(Arguments(), secure).notes)
+
+
+def test_a_part_tls_asks_for_it_too_and_does_not_go_with_a_flag_against_it() -> None:
+    secure = msgspec.structs.replace(config_of(), tls=TlsFiles(ca="ca.pem", certificate="own.pem"))
+    assert plan_of(Arguments(role="leader"), secure).job.security == "tls"
+    with pytest.raises(ConfigError, match=r"--enable_ssl=False and TLS .* contradict"):
+        plan_of(Arguments(role="leader", settings=("enable_ssl=False",)), secure)
 
 
 def test_threads_meet_in_the_process() -> None:
@@ -138,7 +147,7 @@ def test_refusals_that_the_config_decides() -> None:
     nowhere = config_of(http_server_address="")
     with pytest.raises(ConfigError, match="must be told where the leader listens; give --leader"):
         plan_of(Arguments(role="leader"), nowhere)
-    with pytest.raises(ConfigError, match="--insecure and enable_ssl contradict"):
+    with pytest.raises(ConfigError, match=r"--insecure and TLS .* contradict"):
         plan_of(Arguments(role="leader", insecure=True), config_of(enable_ssl=True))
 
 

@@ -90,16 +90,6 @@ def test_everything_that_is_missing_is_said_at_once(folder: Path) -> None:
         assert words in said, said
 
 
-def test_certificates_of_the_party_that_starts_here(folder: Path) -> None:
-    for name in ("c.p12", "ca.pem"):
-        (folder / name).touch()
-    said = ("hyper_parameters.client_cert_path=c.p12", "hyper_parameters.ca_cert_path=ca.pem")
-    values = with_files(plan_of(folder, (FOLLOWER,), *said, security="tls")).job.config.hyper_parameters
-    assert values["client_cert_path"] == str(folder / "c.p12")
-    assert values["ca_cert_path"] == str(folder / "ca.pem")
-    assert values["server_cert_path"] == ""
-
-
 def test_rows_to_be_aligned_are_wanted_of_the_party_that_starts_here(folder: Path) -> None:
     said = ("psi.ids=oaid", "parties.leader.inputs=[a.csv, 'postgresql://h/d?t']")
     with pytest.raises(ConfigError, match=r"parties\.leader\.inputs: there is no file"):
