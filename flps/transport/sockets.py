@@ -101,10 +101,12 @@ class Carrier:
                 socket.curve_server = True
                 socket.curve_secretkey = own = secret_key(self._keys, self.member.role)
                 socket.curve_publickey = zmq.curve_public(own)
-                socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
                 socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without a gate nobody is let in
             if endpoint.startswith("tcp://"):
                 raise_file_limit()
+                # Where zmq has a domain it refuses peers that do not say which protocol they speak. It would take a
+                # TLS greeting for one of the oldest kind, and end the process if the socket is closed just then.
+                socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
                 socket.setsockopt(zmq.BACKLOG, _BACKLOG)
                 socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
                 gate = Gate(self._context, socket, access, self.limits.message_bytes)

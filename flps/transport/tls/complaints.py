@@ -18,6 +18,7 @@ class TlsMismatch(TlsTrouble):
     """The ends do not fit: another attempt will not go better until somebody changes something."""
 
 
+REVOKED = "the other side's certificate is refused: it is revoked; its owner needs a new one"
 _PASSING = (3, 9, 11, 12)  # verdicts that another list of revoked certificates, or time, may change
 # What is wrong with the certificate that the other end showed (X509_V_ERR_*).
 _VERDICTS = {

@@ -2,7 +2,8 @@
 
 Law 1: one thread does all that has to do with the network; callers meet it at two queues.
 Law 2: between two attempts lies a pause that doubles; only a peer that has said welcome makes it short again.
-Law 3: the same trouble is told once, until another one comes or the peer has answered.
+Law 3: a peer whose certificate is revoked while the connection stands is hung up on.
+Law 4: the same trouble is told once, until another one comes or the peer has answered.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import zmq
 
 from flps.errors import ConfigError, FlpsError
 from flps.frames import Limits
+from flps.transport.calm import Calm
 from flps.transport.tls.channel import Channel
-from flps.transport.tls.complaints import TlsMismatch, TlsTrouble
+from flps.transport.tls.complaints import REVOKED, TlsMismatch, TlsTrouble
 from flps.transport.tls.identity import Identity
 from flps.transport.tls.link import CHUNK_BYTES, Link
 from flps.transport.tls.queues import Inbox, Outbox, Part, Wake
@@ -30,6 +32,7 @@ from flps.transport.tls.queues import Inbox, Outbox, Part, Wake
 log = logging.getLogger(__name__)
 _PAUSE_S, _PAUSE_MAX_S = 0.05, 2.0
 _CLOSE_S = 2.0
+_TICK_S = 0.5  # how often the lists of revoked certificates are looked at
 
 
 def parse(endpoint: str) -> tuple[str, int]:
@@ -50,6 +53,8 @@ class TlsDialler:
         self._address = parse(endpoint)
         self._identity, self._endpoint, self._peer, self._limits = identity, endpoint, peer, limits
         self._handshake_s = handshake_s
+        self._generation = identity.generation
+        self._calm = Calm(log)
         self._outbox = Outbox(limits.message_bytes)
         self._inbox: Inbox[int] = Inbox(limits.message_bytes)
         self._wake = Wake()
@@ -167,12 +172,30 @@ class TlsDialler:
     def _talk(self, link: Link) -> None:
         with self._selector(link, link.events or selectors.EVENT_READ) as selector:
             link.pump(0)  # what was queued meanwhile
+            look_at = 0.0
             while not self._is_over.is_set():
-                self._turn(selector, link, None)
+                self._turn(selector, link, _TICK_S)
+                if time.monotonic() >= look_at:
+                    look_at = time.monotonic() + _TICK_S
+                    self._check_still_valid(link)
             deadline = time.monotonic() + self._linger_s
             link.pump(0)
             while (len(self._outbox) or link.events & selectors.EVENT_WRITE) and time.monotonic() < deadline:
                 self._turn(selector, link, max(0.0, deadline - time.monotonic()))
+
+    def _check_still_valid(self, link: Link) -> None:
+        """Raises TlsMismatch when the peer's certificate was revoked meanwhile."""
+        try:
+            self._identity.refresh()
+            if self._generation == self._identity.generation:
+                return
+            self._generation = self._identity.generation
+            is_revoked = self._identity.is_revoked(link.channel.certificate)
+        except ConfigError as error:
+            self._calm.warn("what held before goes on to hold: %s", error)
+            return
+        if is_revoked:
+            raise TlsMismatch(REVOKED)
 
     def _turn(self, selector: selectors.BaseSelector, link: Link, timeout_s: float | None) -> None:
         """Wait until there is something to do, and do it."""

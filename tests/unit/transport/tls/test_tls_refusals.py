@@ -160,6 +160,21 @@ def test_revoked_while_the_connection_stands(own_authority: Any, ends: Ends, lin
     assert "its certificate is revoked now" in lines()
 
 
+def test_the_dialled_one_is_revoked_while_the_connection_stands(own_authority: Any, ends: Ends, lines: Any) -> None:
+    authority = own_authority()
+    own = authority.issue("127.0.0.1")
+    door = ends.door(authority.identity(own))
+    dialler = ends.dialler(authority.identity(crl=str(authority.crl)), door.port)
+    dialler.send_multipart([b"x"])
+    assert door.poll(10_000)
+    authority.crl.write_bytes(b"no list")  # what held before holds
+    assert until(lambda: "what held before goes on to hold" in lines())
+    assert dialler.trouble == ""
+    authority.revoke(own)
+    assert until(lambda: dialler.mismatch_s > 0), dialler.trouble
+    assert dialler.trouble == "the other side's certificate is refused: it is revoked; its owner needs a new one"
+
+
 def test_no_certificate(authority: Authority, ends: Ends, lines: Any, version: str) -> None:
     identity = authority.identity()
     bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
