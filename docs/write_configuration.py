@@ -13,6 +13,7 @@ from msgspec import inspect
 
 from flps.config.split import Follower, Leader, Psi, SplitConfig, SplitRunner
 from flps.config.tables import AccessorParameters, EntryParameters, Initializer, TableParameters
+from flps.config.tls import TlsFiles
 from flps.config.typed import ALIASES, bare, expected, fields_of
 from flps.config.types import TABLE_OF_VARIABLE, Config, Evaluation, Network, Runner
 from flps.models.ctr_dnn.hyper import CtrDnnHyperParameters
@@ -79,6 +80,12 @@ SPLIT_JOB_PARTS: tuple[tuple[str, str, type[msgspec.Struct], str], ...] = (
     ("followers", "parties.followers[]", Follower, ""),
     ("runner of a split job", "runner", SplitRunner, ""),
     ("psi", "psi", Psi, ""),
+    (
+        "tls",
+        "tls",
+        TlsFiles,
+        "The same in `parties.leader` and `parties.followers[]`. See [Security](security.md#tls).",
+    ),
     (
         "hyper_parameters of `model: wide_deep`",
         "hyper_parameters",
