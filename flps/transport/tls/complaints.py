@@ -40,6 +40,7 @@ _VERDICTS = {
 # What the other end, or OpenSSL here, says; by the library's name of the reason.
 _REASONS = {
     "TLSV1_ALERT_UNKNOWN_CA": "the other side does not know the authority of our certificate; compare the `ca` files",
+    "TLSV1_ALERT_DECRYPT_ERROR": "the other side knows our authority by another key; compare the `ca` files",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the other side says our certificate is expired or not valid yet; renew it",
     "SSLV3_ALERT_CERTIFICATE_REVOKED": "the other side says that our certificate is revoked; ask for a new one",
     "SSLV3_ALERT_BAD_CERTIFICATE": "the other side refuses our certificate: another name than it expects, or not valid",

@@ -93,7 +93,7 @@ class Authority:
     def files(self, certificate: Path | None = None, **changes: Any) -> TlsFiles:
         """A configuration; without a certificate, a new one for localhost."""
         path = certificate or self.issue("localhost", "127.0.0.1", "follower-1")
-        return TlsFiles(**{"ca": str(self.ca), "certificate": str(path), **changes})
+        return TlsFiles(**{"ca": str(self.ca), "certificate": str(path), "expiry_warning_days": 0, **changes})
 
     def identity(self, certificate: Path | None = None, **changes: Any) -> Identity:
         """What `files` describes, ready for use."""

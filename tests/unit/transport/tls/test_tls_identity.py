@@ -113,3 +113,11 @@ def test_unknown_keys_and_versions_are_errors() -> None:
         msgspec.convert({"ca": "a", "certificate": "b", "pasword": "c"}, TlsFiles)
     with pytest.raises(msgspec.ValidationError, match=r"1\.1"):
         msgspec.convert({"ca": "a", "certificate": "b", "minimum_version": "1.1"}, TlsFiles)
+
+
+def test_an_end_that_is_near_is_told(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
+    own = authority.issue("leader", days=(-1, 20))
+    authority.identity(own, expiry_warning_days=19)
+    assert caplog.text == ""
+    authority.identity(own, expiry_warning_days=21)
+    assert f"{own} expires on " in caplog.text

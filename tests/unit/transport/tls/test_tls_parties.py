@@ -56,7 +56,7 @@ def test_a_certificate_of_another_name_speaks_for_nobody(authority: Any, address
     stranger = party("follower", "leader", address, authority.files(authority.issue("stranger"), **names), **quick)
     with leader:
         with (
-            pytest.raises(NeverCameUp, match=r"nothing has answered at tls.*is this party refused in the log there"),
+            pytest.raises(NeverCameUp, match=r"nothing has answered at tls.*is it refused in the log there"),
             stranger,
         ):
             stranger.agree({"rows": 16})
