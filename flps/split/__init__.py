@@ -18,7 +18,8 @@ agreement, parties     do the parties fit together, from which step do they go o
 tensors, codec         tensors as messages, packed or plain
 
 What a user's loop takes is here, too: `from flps.split import FLModel, FLYamlData, VerticalFederatedCommunicator,
-ServerConfig, CompressConfig`. It is looked up when it is asked for, since the launcher reads yaml files without torch.
+ServerConfig, SSLConfig, CompressConfig`. It is looked up when it is asked for, since the launcher reads yaml files
+without torch.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ if TYPE_CHECKING:
     from flps.compression import CompressConfig
     from flps.split.communicator import VerticalFederatedCommunicator
     from flps.split.model import FLModel
-    from flps.split.parties import ServerConfig
+    from flps.split.parties import ServerConfig, SSLConfig
     from flps.split.schema import FLYamlData
 
-__all__ = ["CompressConfig", "FLModel", "FLYamlData", "ServerConfig", "VerticalFederatedCommunicator"]
+__all__ = ["CompressConfig", "FLModel", "FLYamlData", "SSLConfig", "ServerConfig", "VerticalFederatedCommunicator"]
 _HOMES = {
     "CompressConfig": "flps.compression",
     "FLModel": "flps.split.model",
     "FLYamlData": "flps.split.schema",
+    "SSLConfig": "flps.split.parties",
     "ServerConfig": "flps.split.parties",
     "VerticalFederatedCommunicator": "flps.split.communicator",
 }

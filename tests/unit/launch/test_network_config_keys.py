@@ -21,6 +21,7 @@ from flps.launch.kinds import Split
 from flps.launch.plan import Plan, Surroundings
 from flps.models.wide_deep.options import INERT, NetworkConfig
 from flps.models.wide_deep.parties import PartyOfWideDeep, build
+from flps.scripts import load_script
 from flps.split.model import FLModel
 from flps.split.seat import Seat
 
@@ -139,13 +140,15 @@ def test_keys_that_name_nets_files(is_tee: bool, tmp_path: Path) -> None:
 
 
 def test_keys_that_name_certificates(tmp_path: Path) -> None:
-    flags = ["--enable_ssl=True", "--http_server_address=127.0.0.1:7001"]
-    for key in CERTIFICATES[1:]:
-        (tmp_path / key).touch()
-        flags.append(f"--{key}={tmp_path / key}")
-    plan = plan_of(*flags)
+    authority: Any = load_script(ROOT / "tests" / "unit" / "transport" / "tls" / "conftest.py").Authority(tmp_path)
+    server, client = authority.issue("leader", "127.0.0.1"), authority.issue("follower")
+    files = dict(zip(CERTIFICATES[1:], (server, client, authority.ca), strict=True))
+    assert list(files) == ["server_cert_path", "client_cert_path", "ca_cert_path"]
+    said = [f"--{key}={path}" for key, path in files.items()]
+    plan = plan_of("--enable_ssl=True", "--http_server_address=127.0.0.1:7001", *said)
     assert (plan.job.security, plan.job.leader) == ("tls", "tls://127.0.0.1:7001")
-    assert all(plan.job.config.hyper_parameters[key] == str(tmp_path / key) for key in CERTIFICATES[1:])
+    shown = {name: (one.certificate, one.ca) for name, one in plan.job.tls.items()}
+    assert shown == {"leader": (str(server), str(authority.ca)), "follower": (str(client), str(authority.ca))}
 
 
 @pytest.mark.parametrize("key", PASSWORDS)
