@@ -28,7 +28,7 @@ def packed_and_moving(kind: str, text: str) -> str:
     return re.sub(r"loss_scale: 1024.0", "loss_scale: {init: 1024.0, factor: 2.0, window: 3}", packed(kind, text))
 
 
-@pytest.mark.parametrize(("change", "parts"), [(packed, 1), (packed_and_moving, 2)])
+@pytest.mark.parametrize(("change", "parts"), [pytest.param(packed, 1, marks=pytest.mark.slow), (packed_and_moving, 2)])
 def test_a_run_that_was_interrupted_owes_the_same(party_run: Any, tmp_path: Path, change: Any, parts: int) -> None:
     whole, first, second, plain = (
         party_run(tmp_path, folder, epochs, micro_batches=(parts, parts), change=how)

@@ -70,6 +70,7 @@ def test_a_label_is_noised_once_and_for_all(party_run: Any, tmp_path: Path, capl
         assert {len(one.privacy) for one in run.told["follower"]} == {0}
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_the_noise_of_one_that_was_not_interrupted(party_run: Any, tmp_path: Path) -> None:
     runs = [
         party_run(tmp_path, folder, epochs, change=with_noise_at_the_cut, micro_batches=(2, 2))
