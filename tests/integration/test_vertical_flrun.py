@@ -181,3 +181,5 @@ def test_a_partner_with_other_rows_is_told_so(flrun: Any, job: Callable[..., Non
     server.terminate()
     flrun.finish(server)
     assert [end[0] for end in ends] == [2, 2], ends
+    logs = [path.read_text() for path in flrun.folder.glob("log/run-*/*log.0")]
+    assert sum("digest of the row ids" in log for log in logs) == 2, logs
