@@ -156,8 +156,9 @@ def make_optimizer(
     if kind is None:
         raise ConfigError(f"{place}: {_no_such(name)}")
     settings = _settings(name, kind, hyper_parameters, place)
+    weights = list(parameters)
     try:
-        return kind(list(parameters), **settings)
+        return kind(weights, **{**_pace(kind, weights, settings), **settings})
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{place}: optimizer {name} cannot be made: {error}") from error
 
@@ -200,6 +201,16 @@ def _settings(name: str, kind: type[Optimizer], hyper: Mapping[str, Any], place:
     if "betas" in settings:
         settings["betas"] = tuple(settings["betas"])
     return settings
+
+
+def _pace(kind: type[Optimizer], weights: Sequence[Parameter], settings: Mapping[str, Any]) -> dict[str, bool]:
+    """torch's Adam in its fused form, where nothing else is said: one pass over a weight instead of eight. Not those
+    that take sparse gradients, which their fused forms refuse.
+    """
+    is_adam = kind in (torch.optim.Adam, torch.optim.AdamW)
+    is_open = not any(key in settings for key in ("fused", "foreach", "capturable", "differentiable"))
+    fits = all(weight.is_floating_point() and weight.device.type in ("cpu", "cuda") for weight in weights)
+    return {"fused": True} if is_adam and is_open and weights and fits else {}
 
 
 def _number(value: Any) -> Any:

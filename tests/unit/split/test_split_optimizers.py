@@ -150,6 +150,22 @@ def test_what_cannot_be_made_is_said_with_its_line(name: str, written: dict[str,
         make_optimizer(name, [Parameter(torch.ones(2))], written, "x.yaml:3")
 
 
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_adam_in_one_pass_is_adam(name: str) -> None:
+    """In float64 to the last digits; what the yaml says of the form holds."""
+    start = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = {form: Parameter(start.clone()) for form in ("fused", "plain")}
+    fused = make_optimizer(name, [weights["fused"]], {"lr": 0.1}, "x.yaml:3")
+    plain = make_optimizer(name, [weights["plain"]], {"lr": 0.1, "fused": False}, "x.yaml:3")
+    assert (fused.param_groups[0]["fused"], plain.param_groups[0]["fused"]) == (True, False)
+    for step in range(20):
+        for weight, optimizer in zip(weights.values(), (fused, plain), strict=True):
+            weight.grad = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1 + step))
+            optimizer.step()
+    torch.testing.assert_close(weights["fused"], weights["plain"], atol=1e-12, rtol=1e-12)
+    assert make_optimizer(name, [weights["fused"]], {"foreach": True}, "x.yaml:3").param_groups[0]["fused"] is None
+
+
 def test_a_sparse_gradient_moves_its_rows_as_a_dense_one_would() -> None:
     start = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(6, 2)
     tables = [torch.nn.Embedding.from_pretrained(start.clone(), freeze=False, sparse=kind) for kind in (True, False)]
