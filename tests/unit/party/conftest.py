@@ -30,10 +30,9 @@ from flps.split.schema import FLYamlData
 from flps.split.terms import terms
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "wide_deep"
-WAIT_S = 30.0
-ROWS = 24
+WAIT_S = 60.0
+TINY = network_config({"vocab_size": 50, "emb_dim": 6, "deep_layer_dim": [8, 4], "batch_size": 24})
 FIELDS = (4, 3, 5)
-VOCABULARY = 50
 
 
 class QueueLinks:
@@ -75,7 +74,7 @@ def yaml_of(kind: str, folder: Path, follower: int, followers: int, scale: str) 
 class SplitJob:
     """The parties of one job, their nets, and the same nets in one.
 
-    overflows: (party, net) -> the steps at which one of its gradients becomes infinite.
+    overflows: (party, net) -> the steps at which one of its gradients becomes infinite. fields: columns of each party.
     """
 
     def __init__(
@@ -85,12 +84,13 @@ class SplitJob:
         dtype: torch.dtype = torch.float64,
         scale: str = "1024.0",
         overflows: Mapping[tuple[str, str], Collection[int]] = {},
+        config: NetworkConfig = TINY,
+        fields: Sequence[int] = FIELDS,
     ) -> None:
         torch.set_num_threads(1)
-        config: NetworkConfig = network_config({"vocab_size": VOCABULARY, "emb_dim": 6, "deep_layer_dim": [8, 4]})
-        fields = FIELDS[: 1 + followers]
+        fields = fields[: 1 + followers]
         split, self.whole = build_unsplit(config, fields).to(dtype), build_unsplit(config, fields).to(dtype)
-        self.split, self.dtype, self.fields = split, dtype, fields
+        self.split, self.dtype, self.fields, self.config = split, dtype, fields, config
         leader = {
             "bottom": FLModel(yaml_of("leader_bottom", folder, 0, followers, scale), split.bottoms[0]),
             "top": FLModel(yaml_of("leader_top", folder, 0, followers, scale), split.top),
@@ -142,14 +142,14 @@ class SplitJob:
 
     def batch(self, step: int) -> list[dict[str, Tensor]]:
         """Rows of each party; the leader's hold the labels."""
-        generator = torch.Generator().manual_seed(step)
+        generator, rows = torch.Generator().manual_seed(step), self.config.batch_size
         parts: list[dict[str, Tensor]] = []
         for number, fields in enumerate(self.fields):
             suffix = str(number - 1) if number else ""
-            ids = torch.randint(VOCABULARY, (ROWS, fields), generator=generator, dtype=torch.int32)
-            weights = torch.rand((ROWS, fields), generator=generator, dtype=torch.float64).to(self.dtype)
+            ids = torch.randint(self.config.vocab_size, (rows, fields), generator=generator, dtype=torch.int32)
+            weights = torch.rand((rows, fields), generator=generator, dtype=torch.float64).to(self.dtype)
             parts.append({f"id_hldr{suffix}": ids, f"wt_hldr{suffix}": weights})
-        parts[0]["label"] = torch.randint(2, (ROWS, 1), generator=generator).to(self.dtype)
+        parts[0]["label"] = torch.randint(2, (rows, 1), generator=generator).to(self.dtype)
         return parts
 
 
@@ -181,12 +181,15 @@ def play_split(job: SplitJob, steps: int, micro_batches: int = 1) -> list[float]
     return losses
 
 
-def play_whole(job: SplitJob, steps: int, skipped: Collection[int] = ()) -> list[float]:
-    """One process, one backward of loss + l2; the same optimizers over the parties' parameters, but in some steps."""
+def play_whole(job: SplitJob, steps: int, skipped: Collection[int] = (), l2: float = 1.0) -> list[float]:
+    """One process, one backward of loss + l2; the same optimizers over the parties' parameters, but in some steps.
+
+    Adam is torch's plain one, not the fused one that the yaml's name makes. l2: what the l2 term counts.
+    """
     model: Unsplit = job.whole
     optimizers: list[torch.optim.Optimizer] = [
         FTRL(model.parameters_of("wide"), lr=5e-2, l1=1e-8, l2=1e-8, initial_accum=1.0),
-        torch.optim.Adam(model.parameters_of("deep", "dense"), lr=3.5e-4, eps=1e-8),
+        torch.optim.Adam(model.parameters_of("deep", "dense"), lr=3.5e-4, eps=1e-8, foreach=False),
     ]
     losses = []
     for count in range(steps):
@@ -194,7 +197,7 @@ def play_whole(job: SplitJob, steps: int, skipped: Collection[int] = ()) -> list
         columns = [tuple(held for name, held in part.items() if name != "label") for part in parts]
         outcome = model(columns, parts[0]["label"])
         model.zero_grad()
-        (outcome.loss + outcome.l2_regu).backward()
+        (outcome.loss + l2 * outcome.l2_regu).backward()
         for optimizer in optimizers if count not in skipped else ():
             optimizer.step()
         losses.append(outcome.loss.item())
