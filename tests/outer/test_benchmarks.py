@@ -130,3 +130,25 @@ def test_journal() -> None:
     table = rows("journal.py")
     assert {"off, beside log", "log", "off, beside log+fsync", "log+fsync"} <= table.keys()
     assert all(number(cells[0]) > 1 for cells in table.values())
+
+
+@pytest.mark.slow
+def test_split() -> None:
+    table = rows("split.py")
+    ((_, link, against, *speeds, goal),) = table.values()
+    assert (list(table), link, against, goal) == (["small, 1024"], "unix socket", "unsplit, all cores", "0.9")
+    assert [number(cell) > 0.01 for cell in speeds] == [True] * 3
+
+
+@pytest.mark.slow
+def test_split_quality() -> None:
+    table = rows("split_quality.py", "--rows", "centralised", "split", "split, min_max 4 bits")
+    auc, _, log_loss, *_ = table["centralised"]
+    assert number(auc) > 0.5
+    assert number(log_loss) > 0.1
+    split, packed = table["split"], table["split, min_max 4 bits"]
+    assert number(split[1]) < 5e-4
+    to, of = (number(cell) for cell in split[3].split(", ")[:2])
+    assert 8192 < to < 10_000
+    assert 8192 < of < 10_000
+    assert number(packed[3].split(", ")[0]) < to / 4
