@@ -19,6 +19,7 @@ from flps.errors import ConfigError, DataError, NeverCameUp, PeerLost
 from flps.metrics import EventLog
 from flps.models.catalog import resolve_split
 from flps.party.loop import Party, Rows, Settings
+from flps.party.pages import keep_freed_pages
 from flps.party.scores import Scores
 from flps.party.story import Story
 from flps.split.checkpoint import steps_in
@@ -48,6 +49,7 @@ def run_party(job: SplitJob, role: str, rank: int, incarnation: int = 1) -> None
     incarnation: 1 for the first life of that party; in a later one all parties go back to their newest checkpoint.
     """
     torch.set_num_threads(job.config.runner.thread_num)
+    keep_freed_pages()
     events = EventLog(str(Path(job.run_dir) / "metrics.jsonl"), role, rank)
     try:
         events.write("ready")
