@@ -124,7 +124,9 @@ class SplitRunner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             "go on; above 0 there is also one after each epoch. 0: none.",
         ),
     ] = 0
-    keep_checkpoint_max: Annotated[int, Meta(ge=1, description="How many checkpoints each party keeps.")] = 5
+    keep_checkpoint_max: Annotated[
+        int, Meta(ge=1, description="How many checkpoints each party keeps; two at least.")
+    ] = 5
     checkpoint_path: Annotated[
         str, Meta(min_length=1, description="Where checkpoints go; inside the run folder when relative.")
     ] = "checkpoint"

@@ -37,9 +37,10 @@ class Script:
 
     def at(self, kind: str, number: int, now: float) -> list[Strike | Cut]:
         """A step or epoch of that number, or a message of a phase, passes; what strikes because of it. Cuts have begun
-        when this returns; strikes are the caller's to carry out.
+        when this returns; strikes are the caller's to carry out. A phase is counted here, and so is a step without a
+        number.
         """
-        if kind in PHASES:
+        if kind in PHASES or (kind == "step" and not number):
             number = self._seen[kind] = self._seen.get(kind, 0) + 1
         struck: list[Strike | Cut] = [s for s in self.strikes if s.when.kind == kind and s.when.number <= number]
         self.strikes = [item for item in self.strikes if item not in struck]

@@ -9,10 +9,9 @@ from flps.errors import ConfigError
 from flps.faults.items import Cut, Item, Strike, Wear, Who, number_text, read, time_text
 
 # What a role cannot see: no message of it passes there.
-_NOT_OF_PARTIES = ("epoch", "pulling", "training", "barrier", "saving", "evaluating", "ending")
 UNSEEN = {
     "coordinator": ("pulling", "pushing", "step"), "server": ("training",), "worker": (),
-    "leader": _NOT_OF_PARTIES, "follower": _NOT_OF_PARTIES,
+    "leader": ("training",), "follower": ("training",),
 }  # fmt: skip
 
 

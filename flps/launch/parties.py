@@ -14,6 +14,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+import msgspec
+
 from flps.config.job import Security
 from flps.config.split import SplitConfig
 from flps.config.split_job import SplitJob
@@ -53,12 +55,14 @@ def make_split_plan(arguments: Arguments, config: SplitConfig, around: Surroundi
     local = _local(arguments, roles, config)
     faults = Faults.parse(arguments.faults)
     faults.check({"leader": 1, "follower": followers}, arguments.in_process)
+    if arguments.max_restarts and not config.runner.save_checkpoint_interval:
+        notes.append("--max_restarts: without runner.save_checkpoint_interval no party can be taken up in mid-training")
     is_whole = len(local) == len(roles)
     job = SplitJob(
         run_id=around.token if is_whole and arguments.run_id is None else arguments.run_id or RUN_ID,
         run_dir=str(around.run_dir),
         config_dir=str(around.config_path.parent),
-        config=config,
+        config=_patient(config) if arguments.max_restarts else config,
         leader=meeting.endpoint,
         security=meeting.security,
         key_dir=meeting.key_dir,
@@ -67,6 +71,13 @@ def make_split_plan(arguments: Arguments, config: SplitConfig, around: Surroundi
     is_private = meeting.security == "unix" or (meeting.makes_keys and arguments.role is None)
     private_dir = around.private_dir if is_private else None
     return Plan(job, roles, local, tcp_endpoints(local), private_dir, meeting.makes_keys, tuple(notes))
+
+
+def _patient(config: SplitConfig) -> SplitConfig:
+    """Parties that may be started again are silent for as long as that takes, and the others wait for them."""
+    network = config.network
+    network = msgspec.structs.replace(network, lease_s=max(network.lease_s, network.start_timeout_s))
+    return msgspec.structs.replace(config, network=network)
 
 
 def _meeting(arguments: Arguments, config: SplitConfig, around: Surroundings, notes: list[str]) -> _Meeting:

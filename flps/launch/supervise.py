@@ -24,6 +24,7 @@ from flps.metrics import EventLog, EventReader
 POLL_S = 0.25  # between two looks at metrics.jsonl
 GRACE_S = 15.0  # servers and coordinator may take this long to end after the last worker
 STOP_S = 5.0  # a role may take this long to obey SIGTERM
+LAST_WORDS_S = 2.0  # a party hears from the one that failed why the job ends, and may take this long to say so itself
 
 Event = Mapping[str, Any]
 
@@ -84,6 +85,7 @@ class Supervisor:
             keeps_state=keeps_state,
         )
         self._pids: dict[Role, int] = {}
+        self._tells_why = False  # a party of a split job has failed, and told the others
 
     def run(self) -> Verdict:
         """Start the roles and see them to their end; how it went. Signals stop the run in good order."""
@@ -134,6 +136,7 @@ class Supervisor:
         now = self._clock()
         for role, code in gone.items():
             self.watch.ended(role, code, now)
+            self._tells_why |= code > 0 and isinstance(self._plan.job, SplitJob)
             self._show({"event": "exited", "role": role.role, "rank": role.rank, "code": code})
         for number in caught:
             self.watch.interrupted(number)
@@ -166,20 +169,26 @@ class Supervisor:
         order = {"worker": 0, "heter_worker": 0, "follower": 0, "server": 1, "leader": 1, "coordinator": 2}
         roles = sorted(self._crew.alive(), key=lambda role: order[role.role])
         already = len(caught)
+        if self._tells_why:
+            roles = self._wait_for(roles, LAST_WORDS_S, lambda: len(caught) > already)
         self._stop(roles, lambda: len(caught) > already, bell)
         self._crew.close()
 
     def _stop(self, roles: list[Role], hurried: Callable[[], bool] = lambda: False, *bells: int) -> None:
         for role in roles:
             self._crew.signal(role, signal.SIGTERM)
-        deadline = self._clock() + self._stop_s
-        waits_for = set(roles)
+        for role in self._wait_for(roles, self._stop_s, hurried):
+            self._crew.kill(role)
+
+    def _wait_for(self, roles: list[Role], timeout_s: float, hurried: Callable[[], bool]) -> list[Role]:
+        """Give roles some time to end; those that have not."""
+        deadline = self._clock() + timeout_s
+        waits_for = list(roles)
         while waits_for and not hurried() and (left := deadline - self._clock()) > 0:
             for role, code in self._crew.ended(min(left, POLL_S)).items():
-                waits_for.discard(role)
+                waits_for = [one for one in waits_for if one != role]
                 self.watch.ended(role, code, self._clock())
-        for role in waits_for:
-            self._crew.kill(role)
+        return waits_for
 
 
 def _stakes(job: AnyJob) -> tuple[int, bool]:

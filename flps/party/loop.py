@@ -23,10 +23,10 @@ from torch import Tensor
 
 from flps.errors import ConfigError, PartyRestarted
 from flps.party.agreed import TOLD, Kind, Told, courses_of, fits, skips_together
+from flps.party.checkpoints import Checkpoints
 from flps.party.kept import KeptBack, scale_of
 from flps.party.schedule import room
 from flps.party.step import PartyLook, PartyStep
-from flps.split.checkpoint import steps_in
 from flps.split.communicator import VerticalFederatedCommunicator
 from flps.split.course import Course, Receive, Send
 from flps.split.model import FLModel
@@ -64,6 +64,8 @@ class Settings(NamedTuple):
     trained_step: int = 0  # of the nets that are only looked at
     eval_interval: int = 1  # epochs; 0: after the last one only
     micro_batches: int = 1  # parts of a batch that are under way between the parties at once
+    earlier_checkpoints: Path | None = None  # of the run that this one goes on from
+    patience_s: float | None = None  # longest wait for the others to agree; None: as long as they may take to start
 
 
 class Progress(NamedTuple):
@@ -105,6 +107,10 @@ class Party:
         self._train, self._evaluation = train, evaluation
         self._settings = settings
         self._report, self._measured = report, measured
+        self._kept = Checkpoints(
+            models, settings.checkpoint_path, settings.earlier_checkpoints, settings.save_checkpoint_interval,
+            settings.keep_checkpoint_max, links.mark, self._kept_back,
+        )  # fmt: skip
 
     def run(self, keep: Callable[[], None] = lambda: None) -> None:
         """Agree with the others, train to the end, and once more from a checkpoint when a party was started again.
@@ -115,6 +121,7 @@ class Party:
 
         def train(first: int) -> None:
             self._train_from(first)
+            self._links.mark("ending")
             keep()
 
         self._play("train", train)
@@ -136,10 +143,11 @@ class Party:
     def _play(self, task: str, act: Callable[[int], None]) -> None:
         while True:
             try:
-                first = self._links.agree(self._summary(task), self._steps_kept() if task == "train" else (), fits)
+                begins = self._kept.steps() if task == "train" else [0]
+                first = self._links.agree(self._summary(task), begins, fits, self._settings.patience_s)
                 if task == "train":
                     self._protect()
-                self._go_back(first)
+                    self._kept.go_back(first)
                 act(first)
                 self._meet_at_the_end()
                 return
@@ -148,6 +156,7 @@ class Party:
 
     def _meet_at_the_end(self) -> None:
         """The leader hears from all that they are done, then all hear it from the leader."""
+        self._links.mark("ending")
         done = {"done": torch.tensor([1])}
         if self._links.is_leader:
             for other in self._links.others:
@@ -176,35 +185,17 @@ class Party:
             TOLD.format(self.name): msgspec.to_builtins(Told(tuple(sorted(first)), tuple(self._models), own)),
         }
 
-    def _steps_kept(self) -> list[int]:
-        folder = self._settings.checkpoint_path
-        if folder is None or not folder.is_dir():
-            return []
-        return steps_in(folder, [model.ckpt_name for model in self._models.values()])
-
-    def _go_back(self, step: int) -> None:
-        for model in self._models.values():
-            model.drop_step()
-        self._kept_back.take_up({})
-        if step:
-            for model in self._models.values():
-                model.load_ckpt("train", self._settings.checkpoint_path, step)
-                self._kept_back.take_up(model.position.get("kept back", {}))
-            log.info("goes on from step %d", step)
-        elif any(model.global_step for model in self._models.values()):
-            raise ConfigError(
-                "a party was started again and the parties have no checkpoint of one step to go back to: start all of "
-                "them again, and set save_checkpoint_interval"
-            )
-
     def _train_from(self, first: int) -> None:
         steps = self._train.get_dataset_size()
         self._expect_room()
         peers = self._links.others if skips_together(self._links.summaries) else ()
         step = PartyStep(self._course("train"), self._models, self._links, peers, self._settings.micro_batches)
+        if first >= steps * self._settings.epochs:
+            log.info("nothing is left to train: %d epochs end with step %d", self._settings.epochs, first)
         if first and first % steps == 0:  # nobody remembers whether that epoch was measured
             self._evaluate_if_due(first // steps - 1)
         for epoch in range(first // steps, self._settings.epochs):
+            self._links.mark("epoch", epoch)
             self._epoch(epoch, first % steps if epoch == first // steps else 0, step)
             self._evaluate_if_due(epoch)
 
@@ -212,6 +203,7 @@ class Party:
         steps, every = self._train.get_dataset_size(), self._settings.print_interval
         began, seen, before, reported = time.monotonic(), 0, self._links.bytes, done
         for number, batch in enumerate(self._train.batches(epoch, done), done + 1):
+            self._links.mark("step")
             outputs = self._train_on(batch, step)
             seen += rows_of(batch)
             if number % every == 0 or number == steps:
@@ -224,7 +216,7 @@ class Party:
                     )
                 )  # fmt: skip
                 began, seen, before, reported = time.monotonic(), 0, now, number
-            self._keep(epoch, number, steps)
+            self._kept.keep_if_due(epoch, number, steps)
         for name, model in self._models.items():
             for statement in model.privacy_statements():
                 log.info("epoch %d: what %s has spent of its rows' privacy: %s", epoch, name, statement)
@@ -259,14 +251,6 @@ class Party:
         self._kept_back.settle(owed, any(model.overflowed for model in models), moved)
         return outputs
 
-    def _keep(self, epoch: int, number: int, steps: int) -> None:
-        settings = self._settings
-        every = settings.save_checkpoint_interval
-        if settings.checkpoint_path is not None and (number == steps or (every and number % every == 0)):
-            for model in self._models.values():
-                model.position = {"epoch": epoch, "step": number, "kept back": self._kept_back.state()}
-                model.save_ckpt(settings.checkpoint_path, settings.keep_checkpoint_max)
-
     def _evaluate_if_due(self, epoch: int) -> None:
         every = self._settings.eval_interval
         is_due = epoch + 1 >= self._settings.epochs or (every and (epoch + 1) % every == 0)
@@ -274,6 +258,7 @@ class Party:
             self._evaluate(epoch)
 
     def _evaluate(self, epoch: int) -> None:
+        self._links.mark("barrier")
         measuring = {name: model for name, model in self._models.items() if model.metrics is not None}
         for model in measuring.values():
             model.metrics.clear()
@@ -288,6 +273,7 @@ class Party:
         nets = {name: Looking(model, name in measuring) for name, model in self._models.items()}
         step = PartyLook(self._course("eval"), nets, self._links)
         for batch in self._evaluation.batches():
+            self._links.mark("evaluating")
             take(step.forward(batch))
 
     def _expect_room(self) -> None:

@@ -7,10 +7,12 @@ Law 2: what a party has learned is on the disk before it lets the others go.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from flps.config.split import Follower, Leader, column_numbers
@@ -67,21 +69,27 @@ class _Part:
         config, said = job.config, job.party(role, rank)
         seat = Seat(0 if role == "leader" else 1 + rank, job.names, _columns(job), config.chance)
         self._name = seat.name
+        _seed(config.chance, seat.number)
         brought: Brought = resolve_split(config.model, job.config_dir)(config.hyper_parameters, seat)
         self._train, self._held_out = brought.rows(said.data or config.data)
         self._models = _on_device(brought.nets(said.nets), config.runner.use_gpu)
         self._epochs = brought.epochs
         in_files = next((model.yaml_data.micro_batches for model in self._models.values()), 1)
         self._micro_batches = config.runner.micro_batches or in_files
+        self._is_done = False  # with all that this party itself has to do
+        self._patience_s: float | None = None
 
     def play(self, incarnation: int) -> None:
         """Meet the others and do what the job's `task` says."""
+        if incarnation > 1 and self._is_exported:  # the others may have gone, or be waiting for a last word
+            self._is_done = True
+            self._patience_s = 10 * self._job.config.network.heartbeat_s
         acts = {"train": self._train_and_export, "evaluate": self._evaluate, "predict": self._predict}
         try:
             with self._communicator(incarnation) as links:
                 acts[self._job.config.runner.task](links)
         except (NeverCameUp, PeerLost) as error:
-            if incarnation == 1 or not self._is_exported:
+            if not self._is_done:
                 raise
             log.warning("%s; this party had already done all that it had to do", error)
 
@@ -112,6 +120,8 @@ class _Part:
             checkpoint_path=job.checkpoints(self._role, self._rank) if keeps else None,
             trained_step=trained_step,
             micro_batches=self._micro_batches,
+            earlier_checkpoints=job.earlier_checkpoints(self._role, self._rank),
+            patience_s=self._patience_s,
         )
         story = self._story
         return Party(
@@ -132,8 +142,8 @@ class _Part:
             rank=None if leads else self._rank,
             network=job.config.network,
             terms=job.terms(self._role, self._rank),
-            incarnation=incarnation,
             window=max(WINDOW, 4 * self._micro_batches),  # parts under way must not wait for room
+            life=incarnation,
         )
 
     # --- trained nets ------------------------------------------------------------------------------------------------
@@ -141,6 +151,7 @@ class _Part:
     def _export(self) -> None:
         for model in self._models.values():
             model.export(self._exports)
+        self._is_done = True
 
     @property
     def _exports(self) -> Path:
@@ -158,6 +169,14 @@ class _Part:
         if len(steps) > 1:
             raise DataError(f"{folder}: its nets are of the steps {sorted(steps)}: they were not trained together")
         return steps.pop()
+
+
+def _seed(seed: int, party: int) -> None:
+    """Dropout and the like draw the same in every run and every life of a party, and something else at each party."""
+    drawn = np.random.SeedSequence([seed, party]).generate_state(2)
+    torch.manual_seed(int(drawn[0]) << 32 | int(drawn[1]))
+    np.random.seed(drawn)
+    random.seed(drawn.tobytes())
 
 
 def _columns(job: SplitJob) -> tuple[tuple[int, ...], ...]:

@@ -18,6 +18,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from flps.party.border import expect_finite, expect_forms, expect_rows
 from flps.party.mail import Gradients, Links, Mail
 from flps.party.schedule import turns
 from flps.split.course import Action, Back, Course, Receive, Run, Send
@@ -65,6 +66,7 @@ class PartyLook:
         self._nets = nets
         self._links = links
         self._mail = Mail(course, links)
+        self._sent_back = {name for action in course.backward if isinstance(action, Send) for name in action.names}
 
     def forward(self, batch: Tensors) -> dict[str, Tensor]:
         """Everything that this party's nets give for its rows `batch`, by name.
@@ -81,9 +83,13 @@ class PartyLook:
         if isinstance(action, Run):
             part.own.update(self._nets[action.net].forward_one_step(part.local, part.remote))
         elif isinstance(action, Send):
-            self._links.send_tensors(action.party, OrderedDict((name, part.own[name]) for name in action.names))
+            given = OrderedDict((name, part.own[name]) for name in action.names)
+            expect_finite(given, action.party, "activation")
+            self._links.send_tensors(action.party, given)
         elif isinstance(action, Receive):
-            part.remote.update(self._mail.activations(action.party, action.names))
+            got = self._mail.activations(action.party, action.names)
+            expect_rows(got, action.party, part.rows, self._sent_back)
+            part.remote.update(got)
 
 
 class PartyStep(PartyLook):
@@ -128,7 +134,10 @@ class PartyStep(PartyLook):
             # No packing takes the NaN of an overflow, and what it leaves out must not be kept for the next step.
             self._links.send_tensors(action.party, _picked(part.sens, action.names), as_they_are=self._overflowed)
         elif isinstance(action, Receive):
-            _join(part.sens, self._mail.gradients(action.party, action.names))
+            gradients = self._mail.gradients(action.party, action.names)
+            for held in gradients.values():
+                expect_forms(held, action.party, part.own)
+            _join(part.sens, gradients)
 
     @property
     def _overflowed(self) -> bool:
@@ -164,6 +173,11 @@ class Part:
     own: dict[str, Tensor] = field(default_factory=dict)
     remote: dict[str, Tensor] = field(default_factory=dict)
     sens: Gradients = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(next(iter(self.batch.values())))
 
     @property
     def local(self) -> dict[str, Tensor]:

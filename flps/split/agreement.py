@@ -17,7 +17,7 @@ Fits: TypeAlias = Callable[[Mapping[str, Summary]], Iterable[str]]  # party -> s
 
 
 class Offer(msgspec.Struct, frozen=True, tag="offer"):
-    """What a party brings: a summary of its part, and the steps of which it has checkpoints."""
+    """What a party brings: a summary of its part, and the steps at which it can begin."""
 
     summary: dict[str, Any]
     steps: tuple[int, ...]
@@ -45,25 +45,44 @@ def read_note(text: str, who: str) -> Offer | Verdict:
 
 
 def same_values(summaries: Mapping[str, Summary]) -> list[str]:
-    """Complaints about every key that two parties name with different values."""
+    """Complaints about every key that two parties name with different values; of what has keys itself, of those."""
     complaints = []
     for key in sorted({key for summary in summaries.values() for key in summary}):
         said = {party: summary[key] for party, summary in summaries.items() if key in summary}
-        if any(value != next(iter(said.values())) for value in said.values()):
+        if all(isinstance(value, Mapping) for value in said.values()):
+            complaints += [f"{key}: {inner}" for inner in same_values(said)]
+        elif any(value != next(iter(said.values())) for value in said.values()):
             complaints.append(f"{key}: " + ", ".join(f"{party} has {_shown(value)}" for party, value in said.items()))
     return complaints
 
 
 def decide(offers: Mapping[str, Offer], fits: Fits = same_values) -> Verdict:
-    """The newest step of which all have a checkpoint, 0 (from the start) when there is none; or what does not fit.
+    """The newest step at which all can begin, or what does not fit.
 
     offers: of every party, the leader first.
     """
     complaints = list(fits({party: offer.summary for party, offer in offers.items()}))
     if complaints:
-        return Verdict(0, "the parties' parts do not fit:\n" + "\n".join(f"  {line}" for line in complaints))
+        return Verdict(
+            0,
+            "the parties' parts do not fit; mend what differs, and start all of them again:\n"
+            + "\n".join(f"  {line}" for line in complaints),
+        )
     common = set.intersection(*(set(offer.steps) for offer in offers.values()))
-    return Verdict(max(common, default=0), "", {party: dict(offer.summary) for party, offer in offers.items()})
+    if not common:
+        who = "; ".join(f"{party} can begin at {_steps_shown(offer.steps)}" for party, offer in offers.items())
+        return Verdict(
+            0,
+            f"there is no step at which all parties can begin: {who}. Give each party its own checkpoints of one run, "
+            "or start all of them from the beginning; runner.save_checkpoint_interval says how often they are written",
+        )
+    return Verdict(max(common), "", {party: dict(offer.summary) for party, offer in offers.items()})
+
+
+def _steps_shown(steps: Iterable[int]) -> str:
+    newest = sorted(steps, reverse=True)
+    shown = ", ".join(map(str, newest[:5])) + ", ..." * (len(newest) > 5)
+    return f"step {shown}" if newest else "none, since it keeps no checkpoints"
 
 
 def _shown(value: Any) -> str:

@@ -152,8 +152,17 @@ def record_path(folder: Path, net: str, step: int) -> Path:
 
 def prune(folder: Path, net: str, keep: int) -> None:
     """Take away a net's checkpoints but the `keep` highest steps. Raises ResourceError."""
+    _remove(folder, net, steps_in(folder, [net])[: -max(keep, 1)])
+
+
+def drop_after(folder: Path, net: str, step: int) -> None:
+    """Take away a net's checkpoints of later steps than this one. Raises ResourceError."""
+    _remove(folder, net, [later for later in steps_in(folder, [net]) if later > step])
+
+
+def _remove(folder: Path, net: str, steps: Iterable[int]) -> None:
     try:
-        for step in steps_in(folder, [net])[: -max(keep, 1)]:
+        for step in steps:
             record = record_path(folder, net, step)
             record.unlink(missing_ok=True)
             record.with_suffix(".safetensors").unlink(missing_ok=True)

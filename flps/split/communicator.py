@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from flps.compression import CompressConfig, Feedback
 from flps.config.job import Terms
@@ -31,17 +31,17 @@ from flps.config.types import Network
 from flps.errors import ConfigError, FlpsError, ProtocolError
 from flps.frames import Limits
 from flps.membership import Member
-from flps.split.agreement import Fits, Offer, Summary, Verdict, decide, read_note, same_values, write_note
+from flps.split.agreement import Fits, Offer, Summary, same_values
 from flps.split.codec import Compressing
 from flps.split.exchange import Item
 from flps.split.links import Links
+from flps.split.meeting import follow, lead
 from flps.split.parties import LEADER, Role, ServerConfig, SSLConfig, own_certificates, seats_of, terms_of
 from flps.split.tensors import Received, Tensors, check_sizes, pack, unpack
 from flps.split.wires import Arrival, Dialling, Listening, Memory, Wire
 from flps.transport.sockets import Carrier
 
 log = logging.getLogger(__name__)
-Note = TypeVar("Note", Offer, Verdict)
 START_S = 900.0
 TIMEOUT_S = 3600.0
 WINDOW = 8
@@ -69,6 +69,7 @@ class VerticalFederatedCommunicator:
         insecure: bool = False,
         terms: Terms | None = None,
         incarnation: int | None = None,
+        life: int = 1,
         wire: Wire | None = None,
     ) -> None:
         """Nothing is opened before `launch`.
@@ -84,8 +85,10 @@ class VerticalFederatedCommunicator:
             timeout_s: longest wait of one call for a party that is alive.
             window: messages to one party that may wait there.
             key_dir, insecure: CURVE keys, or none, over TCP (`terms_of`).
-            terms, incarnation: what a launcher says of the run, and which life of this party's process this is; left
-                out: parties of one run are told by their addresses, and later lives by the clock.
+            terms: what a launcher says of the run; left out: parties of one run are told by their addresses.
+            incarnation: a later process of this party has a higher one; left out: the clock says it, since a party may
+                be started again by another launcher.
+            life: how often its launcher has started this party, for scripted faults.
             wire: carries the messages, in the place of a socket (`in_process`).
 
         Raises:
@@ -100,9 +103,11 @@ class VerticalFederatedCommunicator:
         tls, self._tls_password = own_certificates(ssl_config, self.seats.own.role)
         self._terms = terms or (terms_of(self.seats, network, key_dir, insecure, tls) if wire is None else None)
         self._network, self._timeout_s, self._wire = network, timeout_s, wire
+        self._carrier: Carrier | None = None
         self._limits = Limits(network.frames_max, network.frame_bytes_max, network.message_bytes_max)
         self.window = window
         self._incarnation = time.time_ns() // 1000 if incarnation is None else incarnation
+        self._life = life
         self._links = Links(self._own.server_name, self.seats.others, self._incarnation, window, network)
         self._to_self: deque[Item] = deque()
         self.summaries: dict[str, dict[str, Any]] = {}  # party -> what it told when all agreed
@@ -125,6 +130,8 @@ class VerticalFederatedCommunicator:
 
         reason: why this party ends, "" in good order; the others hear it. linger_s: longest wait for them.
         """
+        if not reason and self._links.is_open:
+            self.mark("ending")
         self._links.close(reason, linger_s)
 
     def __enter__(self) -> VerticalFederatedCommunicator:
@@ -137,7 +144,8 @@ class VerticalFederatedCommunicator:
         if error is None:
             self.close()
         else:
-            self.close(f"{type(error).__name__}: {error}", _AFTER_ERROR_S)
+            words = str(error)
+            self.close(f"{type(error).__name__}: {words}" if words else type(error).__name__, _AFTER_ERROR_S)
 
     def http_server_config(self) -> ServerConfig:
         """This party."""
@@ -162,9 +170,16 @@ class VerticalFederatedCommunicator:
         """Bytes that came and that went so far, headers and signs of life included."""
         return (0, 0) if self._links.wire is None else self._links.wire.bytes
 
+    def mark(self, moment: str, number: int = 0) -> None:
+        """The job has come to `moment` (a step, an epoch or a phase of `flps.faults`): scripted faults may strike."""
+        if self._carrier is not None:
+            self._carrier.reached(moment, number)
+
     def _open(self) -> Wire:
         assert self._terms is not None
-        carrier = Carrier(self._terms, self.seats.own, self._incarnation, self._tls_password)
+        carrier = self._carrier = Carrier(
+            self._terms, self.seats.own, self._incarnation, self._tls_password, self._life
+        )
         own, endpoint = self._own, self.seats.endpoint
         names = ", ".join(self.seats.others.values())
         if self.seats.own == LEADER:
@@ -202,6 +217,7 @@ class VerticalFederatedCommunicator:
         codec = self._codec(target_server_name)
         pieces = pack(tensors, None if as_they_are else codec)
         check_sizes(pieces, self._limits)
+        self.mark("pushing")
         if target_server_name == self._own.server_name:
             self._to_self.append(Item(0, step, pieces, ""))
             return
@@ -224,6 +240,7 @@ class VerticalFederatedCommunicator:
         if target_server_name == self._own.server_name:
             return unpack(self._of_self(step).pieces, self._codec(target_server_name))
         link = self._links.of(target_server_name)
+        self.mark("pulling")
         wait_s = self._timeout_s if timeout_s is None else timeout_s
         item = self._links.until(link.take, link, "to send a message", wait_s)
         if item.note:
@@ -253,7 +270,7 @@ class VerticalFederatedCommunicator:
     def agree(
         self,
         summary: Summary,
-        steps: Iterable[int] = (),
+        steps: Iterable[int] = (0,),
         fits: Fits = same_values,
         timeout_s: float | None = None,
     ) -> int:
@@ -262,68 +279,34 @@ class VerticalFederatedCommunicator:
 
         Args:
             summary: what the others must know of this party's part, as it may stand in a json.
-            steps: those of which this party has a checkpoint.
+            steps: those at which this party can begin; left out: the first.
             fits: (at the leader) {party: summary} -> complaints; left out: what two parties name must be equal.
             timeout_s: longest wait; left out: the start time-out.
 
         Returns:
-            The newest step of which every party has a checkpoint; 0 when there is none.
+            The newest step at which every party can begin.
 
         Raises:
-            ConfigError: the parts do not fit; all parties raise it with the same words.
+            ConfigError: the parts do not fit, or there is no such step; all parties raise it with the same words.
             PeerLost, NeverCameUp: as `send_tensors`.
         """
         timeout_s = self._network.start_timeout_s if timeout_s is None else timeout_s
         offer = Offer(dict(summary), tuple(sorted(set(steps))))
         self._links.begin_anew()
-        verdict = self._lead(offer, fits, timeout_s) if self.seats.own == LEADER else self._follow(offer, timeout_s)
+        self.mark("connecting")
+
+        def about_to() -> None:
+            self.mark("connecting")
+
+        if self.is_leader:
+            verdict = lead(self._links, offer, fits, timeout_s, about_to)
+        else:
+            verdict = follow(self._links, offer, timeout_s, about_to)
         if verdict.complaint:
             raise ConfigError(verdict.complaint)
         self.summaries = verdict.summaries
         log.info("the parties agree to begin with step %d", verdict.step)
         return verdict.step
-
-    def _lead(self, own: Offer, fits: Fits, timeout_s: float) -> Verdict:
-        links = self._links.named.values()
-        offers = {self._own.server_name: own}
-
-        def look() -> Verdict | None:
-            for link in links:
-                if link.restarted is not None:  # what it offered before does not count
-                    link.restarted = None
-                    offers.pop(link.peer, None)
-                item = None if link.peer in offers else link.take()
-                if item is not None:
-                    offers[link.peer] = _expect(Offer, item, link.peer)
-            if len(offers) <= len(links):
-                return None
-            verdict = decide({name: offers[name] for name in (self._own.server_name, *self._links.named)}, fits)
-            for link in links:
-                link.put((), note=write_note(verdict))
-                link.agree()
-            return verdict
-
-        verdict = self._links.meet(look, lambda link: link.peer not in offers, "to agree on a step", timeout_s)
-        if verdict.complaint:
-            self._links.settle(_LINGER_S)
-        return verdict
-
-    def _follow(self, own: Offer, timeout_s: float) -> Verdict:
-        (link,) = self._links.named.values()
-        has_offered = False
-
-        def look() -> Verdict | None:
-            nonlocal has_offered
-            if link.restarted is not None or not has_offered:
-                link.restarted, has_offered = None, True
-                link.put((), note=write_note(own))
-            item = link.take()
-            if item is None:
-                return None
-            link.agree()
-            return _expect(Verdict, item, link.peer)
-
-        return self._links.meet(look, lambda link: True, "to agree on a step", timeout_s)
 
 
 def in_process(
@@ -369,16 +352,6 @@ def _checked(config: ServerConfig) -> ServerConfig:
     if not isinstance(config, ServerConfig):
         raise ConfigError(f"a party is given as ServerConfig(server_name, server_address), got {str(config)[:80]!r}")
     return config
-
-
-def _expect(kind: type[Note], item: Item, peer: str) -> Note:
-    """The note that a party must send now."""
-    note = read_note(item.note, peer) if item.note else None
-    if not isinstance(note, kind):
-        raise ProtocolError(
-            f"{peer} sent {'tensors' if note is None else 'another note'}, before the parties had agreed"
-        )
-    return note
 
 
 def _check_step(item: Item, peer: str, step: int | None) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
+from flps.compression import NotFinite
 from flps.config.types import Network
 from flps.errors import ConfigError, FlpsError, NeverCameUp, PartyRestarted, PeerLost, ProtocolError
 from flps.membership import Member
@@ -27,6 +28,8 @@ _SLICE_S = 0.01  # longest look at the wire before another thread gets its turn
 _TEND_S = 0.02
 _YIELD_S = 0.0005
 _GOOD_BYE_S = 2.0
+# What one party ends with is the end of the job: all end with the same words and exit code.
+_OF_ALL = {kind.__name__: kind for kind in (FlpsError, ConfigError, ProtocolError, NotFinite, PeerLost, NeverCameUp)}
 
 
 class Links:
@@ -179,8 +182,9 @@ class Links:
         now, network = time.monotonic(), self._network
         for link in missed:
             if link.left is not None:
-                why = f" because of {link.left}" if link.left else " in good order"
-                raise PeerLost(f"{link.peer} has ended{why}, and {self.own} waits for it {what}")
+                raise _end_of_all(link) or PeerLost(
+                    f"{link.peer} has ended {_why(link)}, and {self.own} waits for it {what}"
+                )
             if link.is_lost(now):
                 raise PeerLost(
                     f"{link.peer} gave no sign of life for {network.lease_s:g} s, and {self.own} waits for it {what}"
@@ -257,6 +261,16 @@ class _Turns:
         """Let those who wait have their turns."""
         if self._waiting:
             time.sleep(_YIELD_S)
+
+
+def _end_of_all(link: Exchange) -> FlpsError | None:
+    """The error with which the other side ended, where it is this side's, too."""
+    kind, _, words = (link.left or "").partition(": ")
+    return _OF_ALL[kind](words) if kind in _OF_ALL and words else None
+
+
+def _why(link: Exchange) -> str:
+    return f"because of {link.left}" if link.left else "in good order"
 
 
 def _names(links: Iterable[Exchange]) -> str:

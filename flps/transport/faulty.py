@@ -36,7 +36,6 @@ from flps.message import (
     Hello,
     Leave,
     Look,
-    Parcel,
     Save,
     Start,
     Update,
@@ -83,14 +82,6 @@ class Moments:
                 yield "pulling", 0
             case Arrive():
                 yield from self._arrive(body.barrier)
-            case Parcel() if body.pieces:
-                step = body.sequence - 1 if body.step is None else body.step
-                if step > self._at[1]:
-                    self._at = 0, step
-                    yield "step", step + 1
-                yield "pushing", 0
-            case Parcel():
-                yield "connecting", 0
             case Save():
                 self._quiet = "evaluating"
                 yield "saving", 0
@@ -137,9 +128,13 @@ class Mishaps:
 
     def saw(self, sender: Member, body: Body) -> None:
         """A message is about to be sent, or has just arrived and is about to be carried out."""
+        for kind, number in self._moments.of(sender, body):
+            self.reached(kind, number)
+
+    def reached(self, kind: str, number: int = 0) -> None:
+        """A moment of the role's job; a role that says so itself is not judged by its messages."""
         with self._lock:
-            now = time.monotonic()
-            struck = [item for kind, n in self._moments.of(sender, body) for item in self._script.at(kind, n, now)]
+            struck = self._script.at(kind, number, time.monotonic())
         for item in struck:
             if isinstance(item, Strike):
                 self._strike(item)

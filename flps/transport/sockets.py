@@ -45,8 +45,17 @@ _BACKLOG = 1024
 class Carrier:
     """Opens sockets for one member of one run."""
 
-    def __init__(self, terms: Terms, member: Member, incarnation: int = 1, tls_password: bytes | None = None) -> None:
-        """tls_password: in the place of the one that `terms.tls` points to."""
+    def __init__(
+        self,
+        terms: Terms,
+        member: Member,
+        incarnation: int = 1,
+        tls_password: bytes | None = None,
+        life: int | None = None,
+    ) -> None:
+        """tls_password: in the place of the one that `terms.tls` points to. life: the how-manieth of the member's lives
+        in its launcher's run this is, for scripted faults; left out: the incarnation.
+        """
         self.terms = terms
         self.run = terms.run_id
         self.member = member
@@ -58,7 +67,7 @@ class Carrier:
         self._keys = Path(terms.key_dir) if terms.security == "curve" else None
         self._in_process = terms.security == "loopback"
         self._context: zmq.Context[Any] = zmq.Context.instance()
-        self._mishaps = Mishaps(terms, member, incarnation) if terms.faults else None
+        self._mishaps = Mishaps(terms, member, life or incarnation) if terms.faults else None
         self._identity: Identity | None = None
         self._tls_password = tls_password
 
@@ -66,6 +75,11 @@ class Carrier:
         """A message of `sender` is about to be sent or carried out here: scripted faults may strike."""
         if self._mishaps is not None:
             self._mishaps.saw(sender, body)
+
+    def reached(self, moment: str, number: int = 0) -> None:
+        """This member has come to a moment that no message tells: scripted faults may strike."""
+        if self._mishaps is not None:
+            self._mishaps.reached(moment, number)
 
     def dial(self, endpoint: str, peer: Member) -> Socket:
         """A socket that asks `peer` at `endpoint`; it connects, and connects again, by itself."""

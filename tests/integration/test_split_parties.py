@@ -71,7 +71,7 @@ class Stage:
 
     def start(self, name: str = "follower", *others: str, **said: Any) -> subprocess.Popen[str]:
         """A process that is that party; `steps`, `until`, `rows`, `stays`."""
-        known = {"steps": [], "until": 20, "rows": 7, "stays": False, "keys": self.keys, **said}
+        known = {"steps": [0], "until": 20, "rows": 7, "stays": False, "keys": self.keys, **said}
         known |= {"name": name, "others": others or ("leader",), "address": self.address}
         party = subprocess.Popen([sys.executable, "-c", PARTY, json.dumps(known)], stdout=subprocess.PIPE, text=True)
         self.started.append(party)

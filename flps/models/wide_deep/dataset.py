@@ -79,8 +79,12 @@ class PartyDataset:
         return self.parties[0].steps(self.batch_size, self.drop_remainder)
 
     def told(self) -> dict[str, Any]:
-        """What must be the same at all parties: how many rows there are, and a digest of their ids in their order."""
-        return {"rows": len(self.parties[0]), "sha256 of their ids": self.parties[0].digest()}
+        """What must be the same at all parties: how many rows there are, which, and in which order they are taken."""
+        return {
+            "rows": len(self.parties[0]),
+            "seed of their order": self.seed,
+            "sha256 of their ids": self.parties[0].digest(),
+        }
 
     @property
     def row_ids(self) -> NDArray[np.int64]:

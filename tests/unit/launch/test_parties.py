@@ -135,7 +135,7 @@ def test_threads_meet_in_the_process() -> None:
         (Arguments(leader="10.0.0.1"), "--leader: '10.0.0.1' names no port"),
         (Arguments(faults="kill=follower:2@5s"), "there is no follower:2, the job has 2 of them"),
         (Arguments(faults="kill=worker:0@5s"), "there is no worker:0, the job has 0 of them"),
-        (Arguments(faults="kill=leader@pulling"), "a leader does not see pulling"),
+        (Arguments(faults="kill=leader@training"), "a leader does not see training"),
     ],
 )
 def test_what_is_refused(arguments: Arguments, says: str) -> None:
@@ -160,3 +160,10 @@ def test_a_plan_is_shown() -> None:
     for line in ("split, model wide_deep, parties leader, a, b", "faults    kill=follower:0@step5",
                  "3, of which 1 start here", "net       a.yaml of a", "binds nothing"):  # fmt: skip
         assert line in text
+
+
+def test_parties_wait_for_one_that_may_be_started_again() -> None:
+    network = plan_of(Arguments()).job.config.network
+    plan = plan_of(Arguments(max_restarts=1))
+    assert network.lease_s < network.start_timeout_s == plan.job.config.network.lease_s
+    assert any("without runner.save_checkpoint_interval" in note for note in plan.notes)

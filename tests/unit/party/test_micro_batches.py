@@ -127,8 +127,9 @@ class Canned:
 def test_what_comes_before_its_time_waits_and_what_is_not_due_is_told() -> None:
     course = Course((Receive("follower", ("a",)), Receive("follower", ("b",))), ())
     one, two = {"a": torch.tensor(1.0)}, {"b": torch.tensor(2.0)}
-    PartyLook(course, {}, Canned(two, two, one, one)).forward({})
+    rows = {"ids": torch.zeros(1)}
+    PartyLook(course, {}, Canned(two, two, one, one)).forward(rows)
     with pytest.raises(ProtocolError, match="follower was to send the activations a, it sent c"):
-        PartyLook(course, {}, Canned(two, {"c": torch.tensor(3.0)})).forward({})
+        PartyLook(course, {}, Canned(two, {"c": torch.tensor(3.0)})).forward(rows)
     with pytest.raises(ProtocolError, match="activations a, it sent loss"):
-        PartyLook(course, {}, Canned({"loss": {"a": torch.tensor(3.0)}})).forward({})
+        PartyLook(course, {}, Canned({"loss": {"a": torch.tensor(3.0)}})).forward(rows)

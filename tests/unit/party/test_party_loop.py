@@ -66,7 +66,7 @@ def test_a_step_that_was_under_way_leaves_nothing_behind(party_run: Any, tmp_pat
     sens = {"loss": {name: torch.ones_like(held) for name, held in out.items() if "l2" not in name}}
     model.backward_one_step(sens=sens, update=False)
     model.forward_one_step(batch)
-    follower._go_back(0)
+    follower._kept.go_back(0)
     with pytest.raises(FlpsError, match="without gradients"):
         model.update_one_step()
     assert not model._waiting

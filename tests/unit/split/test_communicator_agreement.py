@@ -10,12 +10,21 @@ from flps.split.agreement import Offer, Verdict, decide, read_note, same_values,
 
 @pytest.mark.parametrize(
     ("steps", "common"),
-    [([(0, 100, 200), (100, 0)], 100), ([(100,), (200,)], 0), ([(), (5,)], 0), ([(1, 2, 3), (2, 3), (3, 2, 9)], 3)],
+    [([(0, 100, 200), (100, 0)], 100), ([(0,), (0, 5)], 0), ([(1, 2, 3), (2, 3), (3, 2, 9)], 3)],
 )
-def test_all_begin_with_the_newest_step_that_all_have(steps: list[tuple[int, ...]], common: int) -> None:
+def test_all_begin_with_the_newest_step_at_which_all_can(steps: list[tuple[int, ...]], common: int) -> None:
     offers = {f"party-{n}": Offer({"rows": 3, f"nets of {n}": n}, own) for n, own in enumerate(steps)}
     told = {party: offer.summary for party, offer in offers.items()}
     assert decide(offers) == Verdict(common, "", told)  # everybody learns what all have told
+
+
+def test_without_a_common_step_nobody_begins() -> None:
+    steps = {"leader": tuple(range(0, 80, 10)), "bank": (5, 15), "shop": ()}
+    complaint = decide({party: Offer({}, own) for party, own in steps.items()}).complaint
+    assert complaint.startswith(
+        "there is no step at which all parties can begin: leader can begin at step 70, 60, 50, 40, 30, ...; bank can "
+        "begin at step 15, 5; shop can begin at none, since it keeps no checkpoints. Give each party"
+    )
 
 
 def test_what_two_parties_name_must_be_equal() -> None:
