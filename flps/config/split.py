@@ -38,13 +38,15 @@ Columns = Annotated[
 Rows = Annotated[
     str, Meta(description="Folder of the party's own rows, or of all parties' rows. Left out: the job's `data`.")
 ]
-Tables = Annotated[
-    Names,
+Input = Annotated[
+    str,
     Meta(
-        description="With `psi`: the csv or parquet files, or the database table, of the party's rows before they are "
-        "aligned."
+        description="With `psi`: the party's table, as `--input` of `flps psi`: a file .csv (also .gz, .xz) or "
+        ".parquet, a database as sqlite:///file.db, or env:NAME for its URL."
     ),
 ]
+Table = Annotated[str, Meta(description="With a database: the table or view that holds the rows.")]
+Delimiter = Annotated[str, Meta(min_length=1, max_length=1, description="Between the values of a csv.")]
 
 Certificates = Annotated[
     TlsFiles | None,
@@ -58,7 +60,9 @@ class Leader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     nets: NetFiles = ()
     columns: Columns = ""
     data: Rows = ""
-    inputs: Tables = ()
+    input: Input = ""
+    table: Table = ""
+    delimiter: Delimiter = ","
     tls: Certificates = None
 
 
@@ -71,7 +75,9 @@ class Follower(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nets: NetFiles = ()
     columns: Columns = ""
     data: Rows = ""
-    inputs: Tables = ()
+    input: Input = ""
+    table: Table = ""
+    delimiter: Delimiter = ","
     tls: Certificates = None
 
 
@@ -136,15 +142,44 @@ class SplitRunner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Psi(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The first phase of a job whose parties have partly different rows: they find and order the rows that all have."""
+    """The first phase of a job whose parties have partly different rows: they find and order the rows that all have.
 
-    ids: Annotated[
+    The keys are those of `flps psi`, and how a table becomes rows to train on.
+    """
+
+    id_column: Annotated[
         str, Meta(min_length=1, description="Required. Name of the column by which rows are told; each party has it.")
     ]
-    label: Annotated[str, Meta(min_length=1, description="Name of the leader's column of labels.")] = "label"
-    tell_follower: Annotated[
-        bool, Meta(description="Whether followers learn who of theirs matched. They must, to train on these rows.")
-    ] = True
+    label: Annotated[str, Meta(min_length=1, description="Name of the leader's column of labels, 0 or 1.")] = "label"
+    duplicates: Annotated[
+        Literal["refuse", "first"],
+        Meta(description="Ids that come again: an error, or the first row counts."),
+    ] = "refuse"
+    empty: Annotated[
+        Literal["refuse", "drop"], Meta(description="Rows without an id: an error, or they are left out.")
+    ] = "refuse"
+    order: Annotated[
+        Literal["chance", "leader"],
+        Meta(
+            description="Order of the aligned rows: by chance, new in each run, which tells nobody anything; or that "
+            "of the leader's table: the same in each run, and by time where the table is. Followers then learn it."
+        ),
+    ] = "chance"
+    train_share: Annotated[
+        float,
+        Meta(gt=0, lt=1, description="Share of the aligned rows, the first ones, to train on; others are held out."),
+    ] = 6 / 7
+    threshold: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="A category that occurs more often than this in a party's training rows has an id of its own.",
+        ),
+    ] = 100
+    cores: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Processes of each party that compute; 1: the party itself. Left out: as many as cores."),
+    ] = None
 
 
 class SplitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ from flps.config.types import Network
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 CERTIFICATES = ("server_cert_path", "client_cert_path", "ca_cert_path")
+PASSWORD_IN_URL = re.compile(r"://[^/@]*:[^/@]*@")
 PASSWORDS = ("server_password", "client_password")
 _OF_A_FEDERATION = ("min_workers", "max_refused", "keys_max")
 
@@ -80,9 +81,23 @@ def _columns(config: SplitConfig) -> Iterator[Contradiction]:
 
 
 def _psi(config: SplitConfig) -> Iterator[Contradiction]:
-    for path, _, party in _parties(config):
-        if config.psi is None and party.inputs:
-            yield ((*path, "inputs"), ("psi",)), "has no effect without a part `psi`, which names the column of the ids"
+    for path, name, party in _parties(config):
+        if config.psi is None:
+            for key in ("input", "table", "delimiter"):
+                if getattr(party, key) != getattr(Leader(), key):
+                    reason = "has no effect without a part `psi`, which names the column of the ids"
+                    yield ((*path, key), ("psi",)), reason
+            continue
+        if party.data:
+            yield ((*path, "data"), ("psi",)), "has no effect with a part `psi`: the rows come from `input`"
+        if not party.columns:
+            yield ((*path, "columns"), ("psi",)), f"is missing: with `psi` say which columns the table of {name} has"
+        if PASSWORD_IN_URL.search(party.input):
+            yield (
+                ((*path, "input"),),
+                "a password does not belong here, where every reader of the run's folder finds it: put the URL into a "
+                "variable, and write env:NAME",
+            )
 
 
 def _task(config: SplitConfig) -> Iterator[Contradiction]:

@@ -11,6 +11,7 @@ from flps.config.split import Follower, Leader, SplitConfig
 from flps.config.tls import TlsFiles
 
 SCORES = "predictions.csv"  # in the run folder
+ALIGNED = "aligned"  # inside the run folder
 
 
 class SplitJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +71,15 @@ class SplitJob(msgspec.Struct, frozen=True, kw_only=True):
     def earlier_checkpoints(self, role: str, rank: int) -> Path | None:
         """Folder of a party's checkpoints in the run that this one goes on from; None: it begins anew."""
         return Path(self.resume_from) / self.config.name(role, rank) if self.resume_from else None
+
+    def aligned(self, role: str, rank: int) -> Path:
+        """Folder of the rows that a party has brought into the order of all."""
+        return Path(self.run_dir) / ALIGNED / self.config.name(role, rank)
+
+    def earlier_aligned(self, role: str, rank: int) -> Path | None:
+        """The same of the run that this one goes on from, or whose nets it looks at; None: it begins anew."""
+        run = self.resume_from or (self.config.runner.trained_models if self.config.runner.task != "train" else "")
+        return Path(run).parent / ALIGNED / self.config.name(role, rank) if run else None
 
     def models(self, role: str, rank: int) -> Path:
         """Folder of a party's trained nets."""

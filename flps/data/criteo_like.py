@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flps.data.criteo import Recipe, prepare
-from flps.data.criteo_parties import CARD, LEADER_AND_FOLLOWER, Party
+from flps.data.criteo_parties import CARD, LEADER_AND_FOLLOWER, Party, check_division
 from flps.data.criteo_text import Layout
 from flps.errors import ConfigError
 
@@ -177,3 +177,33 @@ def make_once(raw: Path, folder: Path, recipe: Recipe, parties: tuple[Party, ...
     except ConfigError:
         if not (folder / CARD).is_file():
             raise
+
+
+def write_tables(
+    folder: Path, shape: Shape, both_share: float = 0.8, parties: tuple[Party, ...] = LEADER_AND_FOLLOWER
+) -> list[Path]:
+    """A csv for each party, FOLDER/NAME.csv, with the column `id`, the party's columns and, at the first one, `label`.
+
+    both_share: of the rows all parties have; each other row has one of them. The first party's table is in the order of
+    the rows, the others' are shuffled. Raises ConfigError for a share or a division that cannot be.
+    """
+    if not 0 <= both_share <= 1:
+        raise ConfigError(f"--both_share {both_share:g}: expected from 0 to 1")
+    check_division(parties, shape.dense_dim + shape.slot_dim)
+    rng = np.random.default_rng([shape.seed, 43])
+    owner = np.where(rng.random(shape.rows) < both_share, -1, rng.integers(len(parties), size=shape.rows))
+    names = [f"{rng.integers(2**32):08x}{row:08x}" for row in range(shape.rows)]
+    lines = [line.split("\t") for chunk in chunks(World(shape), shape) for line in chunk.decode().splitlines()]
+    written = []
+    for number, party in enumerate(parties):
+        rows = np.flatnonzero((owner == -1) | (owner == number))
+        columns = [0] * (number == 0) + [1 + column for column in party.columns]
+        titles = (
+            ["label"] + [f"I{n + 1}" for n in range(shape.dense_dim)] + [f"C{n + 1}" for n in range(shape.slot_dim)]
+        )
+        table = [",".join(["id", *(titles[column] for column in columns)])]
+        for row in rows if number == 0 else rng.permutation(rows):
+            table.append(",".join([names[row], *(lines[row][column] for column in columns)]))
+        written.append(folder / f"{party.name}.csv")
+        written[-1].write_text("\n".join(table) + "\n")
+    return written

@@ -110,12 +110,27 @@ def _found(search: _Search, config: SplitConfig, role: Role) -> Leader | Followe
     where = _where(role)
     nets = tuple(_net(search, f"{where}.nets", net, role) for net in party.nets)
     rows = search.folder(f"{where}.data", party.data) if party.data else ""
-    if config.psi is not None and not party.inputs:
-        search.complaints.append(f"{where}.inputs: is missing: the rows that `psi` aligns")
-    inputs = tuple(
-        source if "://" in source else search.file(f"{where}.inputs", source) for source in party.inputs
-    )  # a database is named by a url
-    return msgspec.structs.replace(party, nets=nets, data=rows, inputs=inputs)
+    found = "" if config.psi is None else _input(search, where, party)
+    return msgspec.structs.replace(party, nets=nets, data=rows, input=found)
+
+
+def _input(search: _Search, where: str, party: Leader | Follower) -> str:
+    """What a party's table is called, a file by its absolute path."""
+    from flps.psi.curve import check_installed  # pandas takes half a second, and few jobs align rows
+    from flps.psi.sources import open_source
+
+    check_installed()
+    if not party.input:
+        search.complaints.append(f"{where}.input: is missing: the table whose rows `psi` aligns")
+        return ""
+    is_database = party.input.startswith("env:") or "://" in party.input
+    name = party.input if is_database else search.file(f"{where}.input", party.input)
+    if is_database or Path(name).is_file():
+        try:
+            open_source(name, "", party.table or None, party.delimiter)
+        except ConfigError as error:
+            search.complaints.append(f"{where}.input: {error}")
+    return name
 
 
 def _net(search: _Search, where: str, name: str, role: Role) -> str:

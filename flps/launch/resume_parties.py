@@ -116,6 +116,8 @@ def _expect_fitting(folder: Path, job: SplitJob) -> None:
 def _settings(config: SplitConfig) -> dict[str, Any]:
     """What may not change when a run goes on, by dotted key. The nets' yaml files are compared by the parties."""
     said: dict[str, Any] = {"model": config.model, "seed": config.chance}
+    aligned = msgspec.to_builtins(config.psi) or {}
+    said |= {f"psi.{key}": value for key, value in aligned.items() if key != "cores"}
     said["parties.leader.columns"] = config.parties.leader.columns
     for rank, follower in enumerate(config.parties.followers):
         said |= {f"parties.followers[{rank}].{key}": getattr(follower, key) for key in ("name", "columns")}

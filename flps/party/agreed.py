@@ -10,13 +10,19 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from flps.errors import ConfigError
+from flps.errors import ConfigError, FlpsError
 from flps.split.agreement import Summary, same_values
 from flps.split.course import Course, Net, courses
 from flps.split.terms import Terms, disagreements
 
 Kind: TypeAlias = Literal["train", "eval"]
 TOLD = "told by {}"  # key of a summary; each party has its own, so that none is compared
+ALIGNMENT = "alignment"  # key: digest of the alignment of a party's rows, "" while it has none; see align.py
+UNUSABLE = "cannot be aligned: {}"  # key, for the same reason: what is wrong with a party's table
+
+
+class Unaligned(FlpsError):
+    """Another party has no aligned rows, so all must align theirs; all parties know it when one does."""
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -56,8 +62,15 @@ def skips_together(summaries: Mapping[str, Summary]) -> bool:
     return any(one.terms.loss_scales for one in told_by(summaries).values())
 
 
+def unaligned(summaries: Mapping[str, Summary]) -> list[str]:
+    """The parties that want to align rows first."""
+    return [party for party, summary in summaries.items() if summary.get(ALIGNMENT) == ""]
+
+
 def fits(summaries: Mapping[str, Summary]) -> list[str]:
     """Complaints about parties that are not of one job."""
+    if unaligned(summaries):
+        return _fit_to_align(summaries)
     complaints = same_values(summaries)
     try:
         complaints += disagreements([one.terms for one in told_by(summaries).values()])
@@ -68,3 +81,13 @@ def fits(summaries: Mapping[str, Summary]) -> list[str]:
     except ConfigError as error:
         complaints.append(str(error))
     return complaints
+
+
+def _fit_to_align(summaries: Mapping[str, Summary]) -> list[str]:
+    """Complaints about parties of which some have no aligned rows yet."""
+    complaints = [f"{who}: {said}" for who, one in summaries.items() if (said := one.get(UNUSABLE.format(who)))]
+    without = [party for party, summary in summaries.items() if ALIGNMENT not in summary]
+    if without:
+        complaints.append(f"psi: {', '.join(unaligned(summaries))} aligns rows first, {', '.join(without)} does not")
+    common = {party: {key: summary[key] for key in summary if key != ALIGNMENT} for party, summary in summaries.items()}
+    return complaints + same_values(common)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flps.errors import ConfigError, PartyRestarted
-from flps.party.agreed import TOLD, Kind, Told, courses_of, fits, skips_together
+from flps.party.agreed import ALIGNMENT, TOLD, Kind, Told, Unaligned, courses_of, fits, skips_together, unaligned
 from flps.party.checkpoints import Checkpoints
 from flps.party.kept import KeptBack, scale_of
 from flps.party.schedule import room
@@ -95,9 +95,10 @@ class Party:
         settings: Settings,
         report: Callable[[Progress], None] = lambda progress: None,
         measured: Callable[[int, Any], None] = lambda epoch, metrics: None,
+        alignment: str | None = None,
     ) -> None:
         """report: gets a Progress each `print_interval` steps. measured: gets a net's metrics after each
-        evaluation, at the party that has them.
+        evaluation, at the party that has them. alignment: digest of the alignment of these rows; None: there was none.
         """
         self.name = name
         self._models = models
@@ -111,6 +112,7 @@ class Party:
             models, settings.checkpoint_path, settings.earlier_checkpoints, settings.save_checkpoint_interval,
             settings.keep_checkpoint_max, links.mark, self._kept_back,
         )  # fmt: skip
+        self._aligned = {} if alignment is None else {ALIGNMENT: alignment}
 
     def run(self, keep: Callable[[], None] = lambda: None) -> None:
         """Agree with the others, train to the end, and once more from a checkpoint when a party was started again.
@@ -145,6 +147,8 @@ class Party:
             try:
                 begins = self._kept.steps() if task == "train" else [0]
                 first = self._links.agree(self._summary(task), begins, fits, self._settings.patience_s)
+                if missing := unaligned(self._links.summaries):
+                    raise Unaligned(f"{', '.join(missing)} has no aligned rows, so all parties align theirs again")
                 if task == "train":
                     self._protect()
                     self._kept.go_back(first)
@@ -182,6 +186,7 @@ class Party:
             "micro-batches": settings.micro_batches,
             "epochs between two evaluations": settings.eval_interval,
             "step of the trained nets": settings.trained_step,
+            **self._aligned,
             TOLD.format(self.name): msgspec.to_builtins(Told(tuple(sorted(first)), tuple(self._models), own)),
         }
 

@@ -6,20 +6,23 @@ Law 2: what a party has learned is on the disk before it lets the others go.
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from flps.compression import CompressConfig
 from flps.config.split import Follower, Leader, column_numbers
 from flps.config.split_job import SCORES, SplitJob
 from flps.errors import ConfigError, DataError, NeverCameUp, PeerLost
 from flps.metrics import EventLog
 from flps.models.catalog import resolve_split
+from flps.party.align import Aligning, play_aligned
 from flps.party.loop import Party, Rows, Settings
 from flps.party.pages import keep_freed_pages
 from flps.party.scores import Scores
@@ -28,6 +31,7 @@ from flps.split.checkpoint import steps_in
 from flps.split.communicator import WINDOW, VerticalFederatedCommunicator
 from flps.split.model import FLModel
 from flps.split.parties import ServerConfig
+from flps.split.schema import FLYamlData
 from flps.split.seat import Seat
 
 log = logging.getLogger(__name__)
@@ -70,28 +74,50 @@ class _Part:
         seat = Seat(0 if role == "leader" else 1 + rank, job.names, _columns(job), config.chance)
         self._name = seat.name
         _seed(config.chance, seat.number)
-        brought: Brought = resolve_split(config.model, job.config_dir)(config.hyper_parameters, seat)
-        self._train, self._held_out = brought.rows(said.data or config.data)
-        self._models = _on_device(brought.nets(said.nets), config.runner.use_gpu)
-        self._epochs = brought.epochs
-        in_files = next((model.yaml_data.micro_batches for model in self._models.values()), 1)
+        self._brought: Brought = resolve_split(config.model, job.config_dir)(config.hyper_parameters, seat)
+        self._epochs = self._brought.epochs
+        in_files = next((FLYamlData(net).micro_batches for net in said.nets), 1)
         self._micro_batches = config.runner.micro_batches or in_files
+        self._models: dict[str, FLModel] = {}
+        self._alignment: str | None = None
+        self._is_first_life = True
         self._is_done = False  # with all that this party itself has to do
         self._patience_s: float | None = None
+        if config.psi is None:
+            self._open(said.data or config.data)
 
     def play(self, incarnation: int) -> None:
         """Meet the others and do what the job's `task` says."""
-        if incarnation > 1 and self._is_exported:  # the others may have gone, or be waiting for a last word
-            self._is_done = True
-            self._patience_s = 10 * self._job.config.network.heartbeat_s
-        acts = {"train": self._train_and_export, "evaluate": self._evaluate, "predict": self._predict}
+        self._is_first_life = incarnation == 1
         try:
             with self._communicator(incarnation) as links:
-                acts[self._job.config.runner.task](links)
+                if self._job.config.psi is None:
+                    self._act(links)
+                else:
+                    aligning = Aligning(self._job, self._role, self._rank, self._brought)
+                    play_aligned(aligning, links, functools.partial(self._act_on_aligned, links))
         except (NeverCameUp, PeerLost) as error:
             if not self._is_done:
                 raise
             log.warning("%s; this party had already done all that it had to do", error)
+
+    def _open(self, folder: str) -> None:
+        said, use_gpu = self._job.party(self._role, self._rank), self._job.config.runner.use_gpu
+        self._train, self._held_out = self._brought.rows(folder)
+        self._models = _on_device(self._brought.nets(said.nets), use_gpu)
+
+    def _act(self, links: VerticalFederatedCommunicator) -> None:
+        if not self._is_first_life and self._is_exported:  # the others may have gone, or be waiting for a last word
+            self._is_done = True
+            self._patience_s = 10 * self._job.config.network.heartbeat_s
+        acts = {"train": self._train_and_export, "evaluate": self._evaluate, "predict": self._predict}
+        acts[self._job.config.runner.task](links)
+
+    def _act_on_aligned(self, links: VerticalFederatedCommunicator, folder: Path, digest: str) -> None:
+        self._alignment = digest
+        self._open(str(folder))
+        links.pack_by(self._compress_configs())
+        self._act(links)
 
     def _train_and_export(self, links: VerticalFederatedCommunicator) -> None:
         self._party(links).run(self._export)
@@ -125,19 +151,17 @@ class _Part:
         )
         story = self._story
         return Party(
-            self._name, self._models, links, self._train, self._held_out, settings, story.progress, story.measured
-        )
+            self._name, self._models, links, self._train, self._held_out, settings, story.progress, story.measured,
+            self._alignment,
+        )  # fmt: skip
 
     def _communicator(self, incarnation: int) -> VerticalFederatedCommunicator:
         job, leads = self._job, self._role == "leader"
         others = job.names[1:] if leads else job.names[:1]
-        configs: dict[str, Any] = {}
-        for model in self._models.values():
-            configs |= model.get_compress_configs()
         return VerticalFederatedCommunicator(
             ServerConfig(self._name, job.leader),
             [ServerConfig(name, job.leader) for name in others],
-            compress_configs=configs,
+            compress_configs=self._compress_configs(),
             role="leader" if leads else "follower",
             rank=None if leads else self._rank,
             network=job.config.network,
@@ -145,6 +169,9 @@ class _Part:
             window=max(WINDOW, 4 * self._micro_batches),  # parts under way must not wait for room
             life=incarnation,
         )
+
+    def _compress_configs(self) -> dict[str, CompressConfig]:
+        return {name: how for model in self._models.values() for name, how in model.get_compress_configs().items()}
 
     # --- trained nets ------------------------------------------------------------------------------------------------
 

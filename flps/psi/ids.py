@@ -43,8 +43,8 @@ def text_of(value: Any, where: str = "") -> str:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return str(int(value))
     raise DataError(
-        f"{where}the id {str(value)[:40]!r} is a {type(value).__name__}; ids are text or whole numbers, "
-        "since others may be written in several ways: turn the column into text first"
+        f"{where}an id is a {type(value).__name__}; ids are text or whole numbers, since others may be written in "
+        "several ways: turn the column into text first"
     )
 
 

@@ -102,7 +102,7 @@ class Side:
         """`points`: (N, 32), each once; `key`: the secret number, a fresh one when left out (as it should be)."""
         self.terms = terms
         self.key = new_key() if key is None else key
-        self._order = _secret_order(len(points))  # position -> row
+        self._order = secret_order(len(points))  # position -> row
         self._points = points
         self._peer: Greeting | None = None
         self._blinded = 0  # own points that have been multiplied and sent
@@ -268,8 +268,8 @@ class Side:
     def _covered(self, own: Positions, theirs: Positions, rows: int) -> tuple[Positions, Positions]:
         """The matches among a share of the follower's other rows, in a secret order; own position -1 for these."""
         others = np.setdiff1d(np.arange(rows), theirs, assume_unique=True)
-        chosen = others[_secret_order(len(others))[: round(self.terms.cover * len(others))]]
-        order = _secret_order(len(theirs) + len(chosen))
+        chosen = others[secret_order(len(others))[: round(self.terms.cover * len(others))]]
+        order = secret_order(len(theirs) + len(chosen))
         own = np.concatenate([own, np.full(len(chosen), -1)])
         return own[order], np.concatenate([theirs, chosen])[order]
 
@@ -318,7 +318,7 @@ def digest_of(order: npt.NDArray[np.generic]) -> str:
     return hashlib.sha256(b"flps psi, version 1: alignment\0" + np.ascontiguousarray(order).tobytes()).hexdigest()
 
 
-def _secret_order(count: int) -> Positions:
+def secret_order(count: int) -> Positions:
     """A permutation that nobody can foretell: this chance protects rows, so it has no seed."""
     return np.argsort(np.frombuffer(os.urandom(8 * count), np.uint64), kind="stable")
 

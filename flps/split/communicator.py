@@ -33,7 +33,7 @@ from flps.frames import Limits
 from flps.membership import Member
 from flps.split.agreement import Fits, Offer, Summary, same_values
 from flps.split.codec import Compressing
-from flps.split.exchange import Item
+from flps.split.exchange import Exchange, Item
 from flps.split.links import Links
 from flps.split.meeting import follow, lead
 from flps.split.parties import LEADER, Role, ServerConfig, SSLConfig, own_certificates, seats_of, terms_of
@@ -47,6 +47,7 @@ TIMEOUT_S = 3600.0
 WINDOW = 8
 _LINGER_S = 5.0
 _AFTER_ERROR_S = 1.0
+_NOTHING = Item(0, None, (), "")
 
 
 class VerticalFederatedCommunicator:
@@ -111,9 +112,8 @@ class VerticalFederatedCommunicator:
         self._links = Links(self._own.server_name, self.seats.others, self._incarnation, window, network)
         self._to_self: deque[Item] = deque()
         self.summaries: dict[str, dict[str, Any]] = {}  # party -> what it told when all agreed
-        names = (self._own.server_name, *self._links.named)
-        configs = compress_configs or {}
-        self._codecs = {name: Compressing(configs, self._limits.frame_bytes) for name in names}
+        self._codecs: dict[str, Compressing] = {}
+        self.pack_by(compress_configs or {})
 
     # --- coming and going --------------------------------------------------------------------------------------------
 
@@ -243,15 +243,38 @@ class VerticalFederatedCommunicator:
         self.mark("pulling")
         wait_s = self._timeout_s if timeout_s is None else timeout_s
         item = self._links.until(link.take, link, "to send a message", wait_s)
-        if item.note:
-            raise ProtocolError(f"{link.peer} wants to agree on a step, and {link.own} waits for tensors")
-        _check_step(item, link.peer, step)
-        return unpack(item.pieces, self._codec(target_server_name))
+        return self._tensors_of(item, link, step)
+
+    def receive_soon(self, target_server_name: str, wait_s: float) -> Received | None:
+        """As `receive`, but None when no message comes within `wait_s`, which is no error."""
+        link = self._links.of(target_server_name)
+        deadline = time.monotonic() + wait_s
+
+        def look() -> Item | None:
+            return link.take() or (_NOTHING if time.monotonic() >= deadline else None)
+
+        item = self._links.until(look, link, "to send a message", wait_s + 1.0)
+        return None if item is _NOTHING else self._tensors_of(item, link)
+
+    def has_room(self, target_server_name: str) -> bool:
+        """Whether `send_tensors` would not wait."""
+        return self._links.of(target_server_name).has_room
+
+    def pack_by(self, compress_configs: Mapping[str, CompressConfig]) -> None:
+        """From now on tensors of these names are packed so; others travel as they are. Raises ConfigError."""
+        names = (self._own.server_name, *self._links.named)
+        self._codecs = {name: Compressing(compress_configs, self._limits.frame_bytes) for name in names}
 
     @property
     def feedback(self) -> dict[str, Feedback]:
         """Party -> what packing took from gradients that went to it, which a checkpoint must hold."""
         return {name: codec.feedback for name, codec in self._codecs.items()}
+
+    def _tensors_of(self, item: Item, link: Exchange, step: int | None = None) -> Received:
+        if item.note:
+            raise ProtocolError(f"{link.peer} wants to agree on a step, and {link.own} waits for tensors")
+        _check_step(item, link.peer, step)
+        return unpack(item.pieces, self._codec(link.peer))
 
     def _codec(self, name: str) -> Compressing:
         if name not in self._codecs:

@@ -120,6 +120,8 @@ def _packed(label: str, name: str, tensor: Any, codec: Codec | None) -> Piece:
 
 def _bytes_of(tensor: Tensor) -> Bytes:
     """A copy of the tensor's numbers, (nbytes,) uint8."""
+    if not tensor.numel():
+        return np.empty(0, np.uint8)  # its stride may be 0, which no view bears
     own = tensor.detach().to("cpu").contiguous()
     if own.data_ptr() == tensor.data_ptr():
         own = own.clone()

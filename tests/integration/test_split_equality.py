@@ -30,7 +30,11 @@ class Run:
         environment = os.environ | {"XDG_RUNTIME_DIR": str(runtime), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "flps.cli.flrun", "-m", str(JOB), f"--data_path={rows}", *FLAGS, *flags]
         ran = subprocess.run(
-            [*command, f"--log_dir={folder}"], cwd=folder.parent, env=environment, capture_output=True, text=True,
+            [*command, f"--log_dir={folder}"],
+            cwd=folder.parent,
+            env=environment,
+            capture_output=True,
+            text=True,
             timeout=DEADLINE_S,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr

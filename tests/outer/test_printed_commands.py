@@ -43,7 +43,9 @@ def test_a_printed_command_is_planned(
     shutil.copytree(ROOT / "configs" / "wide_deep", tmp_path / "configs" / "wide_deep")
     (tmp_path / "x.yaml").write_text(ncf.replace("  with_coordinator: true\n", ""))
     (tmp_path / "trainer.py").touch()
-    for party in ("leader", "follower"):  # a run that some command takes up
+    (tmp_path / "configs" / "wide_deep" / "tables").mkdir()
+    for party in ("leader", "follower"):  # a table to be aligned, and a run that some command takes up
+        (tmp_path / "configs" / "wide_deep" / "tables" / f"{party}.csv").touch()
         trained = tmp_path / "log" / "run-20260131-120000" / "output_model" / party
         trained.mkdir(parents=True)
         (trained / "net_step_1.safetensors").touch()

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from torch import nn
 
+from flps.config.split import Psi
 from flps.data.criteo_like import ensure
 from flps.data.criteo_parties import Party, PartyRows
+from flps.data.criteo_tables import TableColumns, columns_of, prepare_table
 from flps.models.wide_deep.cut import party_seed
 from flps.models.wide_deep.dataset import EMBEDDED, PartyDataset, refuse_misfits
 from flps.models.wide_deep.metric import AUCMetric
@@ -61,6 +63,16 @@ class PartyOfWideDeep:
             PartyDataset([train], config.batch_size, seat.seed),
             PartyDataset([test], config.batch_size, drop_remainder=False),
         )
+
+    def columns(self, label: str) -> TableColumns:
+        """What of this party's table is needed: its columns, and the label where it has one."""
+        return columns_of(self._seat.columns[self._seat.number], label)
+
+    def prepare(self, table: Path, folder: Path, psi: Psi) -> None:
+        """Rows in the new folder, of an aligned csv. Raises DataError when they are too few to be divided."""
+        number = self._seat.number
+        columns = self.columns("" if number else psi.label)
+        prepare_table(table, folder, columns, number, psi.threshold, psi.train_share)
 
     def nets(self, files: Sequence[str | Path]) -> dict[str, FLModel]:
         """The nets that these yaml files describe, by the files' names; after `rows`, which tell the columns."""

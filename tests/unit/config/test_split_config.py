@@ -137,10 +137,19 @@ data: y
         ("parties: {leader: {columns: 7-3}}", "parties.leader.columns: expected columns as 0-6,13-25, got '7-3'"),
         ("parties: {leader: {columns: 0-3}}", "followers[0].columns: is missing: other parties say theirs"),
         ("parties: {leader: {nets: [a.yaml, a.yaml]}}", "parties.leader.nets: names a.yaml 2 times"),
-        ("parties: {leader: {inputs: [a.csv]}}", "has no effect without a part `psi`"),
+        ("parties: {leader: {input: a.csv}}", "has no effect without a part `psi`"),
+        ("parties: {leader: {delimiter: ;}}", "has no effect without a part `psi`"),
         ("parties: {leder: {}}", "parties.leder: there is no such key; did you mean parties.leader?"),
         ("runner: {train_data_dir: x}", "runner.train_data_dir: there is no such key"),
-        ("psi: {}", "psi.ids: is missing"),
+        ("psi: {}", "psi.id_column: is missing"),
+        ("psi: {id_column: id}", "parties.leader.columns: is missing: with `psi` say which columns"),
+        ("psi: {id_column: id}\nparties: {leader: {columns: '0', data: d}}", "data: has no effect with a part `psi`"),
+        ("psi: {id_column: id, train_share: 1}", "psi.train_share: expected a number above 0 and below 1, got 1"),
+        ("psi: {id_column: id, cores: 0}", "psi.cores: expected an integer of at least 1, got 0"),
+        (
+            "psi: {id_column: id}\nparties: {leader: {columns: '0', input: 'postgresql://me:secret@h/d'}}",
+            "parties.leader.input: a password does not belong here",
+        ),
         ("model: wide_deap", "no model is called 'wide_deap'; did you mean wide_deep?"),
         ("model: mine.py:build", "parties.leader.nets: is missing: name the yaml of each net of leader"),
         ("seed: 1\nhyper_parameters: {seed: 2}", "seed: 1, but hyper_parameters.seed is 2"),
@@ -179,7 +188,7 @@ hyper_parameters: {anything: [1, 2]}
 
 def test_parties_are_found_by_role_and_rank() -> None:
     parties = Parties(leader=Leader(columns="0"), followers=(Follower(name="a"), Follower(name="b", columns="1")))
-    config = SplitConfig(parties=parties, psi=Psi(ids="oaid"))
+    config = SplitConfig(parties=parties, psi=Psi(id_column="oaid"))
     assert config.party("leader", 0).columns == "0"
     assert config.party("follower", 1).columns == "1"
     assert [config.name("leader", 0), config.name("follower", 1)] == ["leader", "b"]

@@ -91,14 +91,33 @@ def test_everything_that_is_missing_is_said_at_once(folder: Path) -> None:
 
 
 def test_rows_to_be_aligned_are_wanted_of_the_party_that_starts_here(folder: Path) -> None:
-    said = ("psi.ids=oaid", "parties.leader.inputs=[a.csv, 'postgresql://h/d?t']")
-    with pytest.raises(ConfigError, match=r"parties\.leader\.inputs: there is no file"):
+    said = ("psi.id_column=oaid", "parties.leader.input=a.csv")
+    with pytest.raises(ConfigError, match=r"parties\.leader\.input: there is no file"):
         with_files(plan_of(folder, (LEADER,), *said))
     (folder / "a.csv").touch()
     leader = with_files(plan_of(folder, (LEADER,), *said)).job.config.parties.leader
-    assert leader.inputs == (str(folder / "a.csv"), "postgresql://h/d?t")
-    with pytest.raises(ConfigError, match=r"parties\.followers\[0\]\.inputs: is missing"):
+    assert leader.input == str(folder / "a.csv")
+    with pytest.raises(ConfigError, match=r"parties\.followers\[0\]\.input: is missing"):
         with_files(plan_of(folder, (FOLLOWER,), *said))
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        (("input=postgresql://h/d",), "parties.leader.input: a database wants"),
+        (("input=env:NOWHERE_TO_BE_FOUND", "table=t"), "the environment has no NOWHERE_TO_BE_FOUND"),
+        (("input=a.txt",), "expected a file .csv"),
+        (("input=a.csv", "table=t"), "is of a database, but"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_told_before_anything_starts(
+    folder: Path, said: tuple[str, ...], complaint: str
+) -> None:
+    (folder / "a.csv").touch()
+    (folder / "a.txt").touch()
+    overrides = ("psi.id_column=id", *(f"parties.leader.{one}" for one in said))
+    with pytest.raises(ConfigError, match=complaint):
+        with_files(plan_of(folder, (LEADER,), *overrides))
 
 
 def test_generated_rows_are_made_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
