@@ -81,6 +81,9 @@ def _columns(config: SplitConfig) -> Iterator[Contradiction]:
 
 
 def _psi(config: SplitConfig) -> Iterator[Contradiction]:
+    if config.psi is not None and "/" in config.runner.checkpoint_path:
+        reason = "with `psi` it is a folder directly in the run's folder: beside it are the aligned rows"
+        yield (("runner", "checkpoint_path"), ("psi",)), reason
     for path, name, party in _parties(config):
         if config.psi is None:
             for key in ("input", "table", "delimiter"):

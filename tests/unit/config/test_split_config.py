@@ -145,6 +145,10 @@ data: y
         ("psi: {id_column: id}", "parties.leader.columns: is missing: with `psi` say which columns"),
         ("psi: {id_column: id}\nparties: {leader: {columns: '0', data: d}}", "data: has no effect with a part `psi`"),
         ("psi: {id_column: id, train_share: 1}", "psi.train_share: expected a number above 0 and below 1, got 1"),
+        (
+            "psi: {id_column: id}\nrunner: {checkpoint_path: /elsewhere}",
+            "runner.checkpoint_path: with `psi` it is a folder directly in the run's folder",
+        ),
         ("psi: {id_column: id, cores: 0}", "psi.cores: expected an integer of at least 1, got 0"),
         (
             "psi: {id_column: id}\nparties: {leader: {columns: '0', input: 'postgresql://me:secret@h/d'}}",

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from flps.config.split import Follower, Leader, Parties, SplitConfig, SplitRunner
+from flps.config.split import Follower, Leader, Parties, Psi, SplitConfig, SplitRunner
 from flps.config.split_job import SplitJob
 from flps.errors import ConfigError, DataError
 from flps.launch.plan import Role
@@ -87,6 +87,24 @@ def test_what_may_change_and_what_may_not(tmp_path: Path) -> None:
     for words in ("hyper_parameters.batch_size was 4, now it is 8", "seed was 0, now it is 3",
                   "parties.leader.columns was '', now it is '0-1'"):  # fmt: skip
         assert words in str(caught.value)
+
+
+def test_aligned_rows_are_those_of_the_earlier_run(tmp_path: Path) -> None:
+    """So what they were made of must be said as before; not so how many cores did it."""
+
+    def job(**psi: Any) -> SplitJob:
+        made = job_in(tmp_path)
+        config = msgspec.structs.replace(made.config, psi=Psi(id_column="id", **psi) if psi else None)
+        return msgspec.structs.replace(made, config=config)
+
+    place = run(tmp_path, "run-1", "leader", "follower", config=job(order="leader").config) / "checkpoint"
+    later = msgspec.structs.replace(job(order="leader", cores=3), resume_from=str(place))
+    assert find("", tmp_path, BOTH, later) == place
+    assert later.earlier_aligned("leader", 0) == tmp_path / "run-1" / "aligned" / "leader"
+    with pytest.raises(ConfigError, match=r"psi\.order was 'leader', now it is 'chance'"):
+        find("", tmp_path, BOTH, job(order="chance"))
+    with pytest.raises(ConfigError, match=r"psi\.id_column was 'id', now it is None"):
+        find("", tmp_path, BOTH, job())
 
 
 def test_a_run_of_another_kind(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,15 +15,22 @@ import pytest
 
 from flps.config.split import Follower, Leader, Parties, Psi, SplitConfig, SplitRunner
 from flps.config.split_job import SplitJob
+from flps.config.types import Network
 from flps.data.criteo_tables import TableColumns
 from flps.errors import ConfigError, DataError, FlpsError
 from flps.party.agreed import ALIGNMENT, UNUSABLE, Unaligned, fits, unaligned
 from flps.party.align import Aligning, play_aligned
 from flps.psi.aligned import read_card
 from flps.split.communicator import VerticalFederatedCommunicator, in_process
+from flps.split.parties import Role, ServerConfig
 
 WAIT_S = 20.0
+NETWORK = Network(heartbeat_s=0.1, retry_s=0.1, lease_s=10.0, start_timeout_s=10.0)
 NAMES = ("leader", "shop")
+
+
+class Killed(BaseException):
+    """What a party does not survive."""
 
 
 class Model:
@@ -30,11 +38,14 @@ class Model:
 
     def __init__(self) -> None:
         self.prepared = 0
+        self.is_killed = False
 
     def columns(self, label: str) -> TableColumns:
         return TableColumns(("I1",), (), label)
 
     def prepare(self, table: Path, folder: Path, psi: Psi) -> None:
+        if self.is_killed:
+            raise Killed
         self.prepared += 1
         folder.mkdir()
         shutil.copy(table, folder / "made.csv")
@@ -73,7 +84,27 @@ class Stage:
             played = {name: pool.submit(self._play, job, name, links[name]) for name in NAMES}
             return {name: _outcome(future) for name, future in played.items()}
 
+    def killed_once(self, who: str) -> dict[str, FlpsError | tuple[list[str], str]]:
+        """As `self()`, but one party is killed when it has found its rows, and started again."""
+        job = self.job()
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+            made = {name: _links(name, f"ipc://{folder}/leader", 1) for name in NAMES}
+            self.models[who].is_killed = True
+            played = {name: pool.submit(self._play, job, name, made[name]) for name in NAMES}
+            with pytest.raises(Killed):
+                played[who].result(WAIT_S)
+            self.models[who].is_killed = False
+            played[who] = pool.submit(self._play, job, who, _links(who, f"ipc://{folder}/leader", 2))
+            return {name: _outcome(future) for name, future in played.items()}
+
     def _play(self, job: SplitJob, name: str, links: VerticalFederatedCommunicator) -> tuple[list[str], str]:
+        try:
+            return self._play_on(job, name, links)
+        except Killed:
+            _hang_up(links)
+            raise
+
+    def _play_on(self, job: SplitJob, name: str, links: VerticalFederatedCommunicator) -> tuple[list[str], str]:
         seen: list[tuple[list[str], str]] = []
 
         def play(rows: Path, digest: str) -> None:
@@ -82,13 +113,36 @@ class Stage:
                 raise Unaligned(", ".join(missing))
             seen.append((pd.read_csv(rows / "made.csv")["id"].tolist(), digest))
 
-        with links:
+        links.launch()
+        try:
             play_aligned(Aligning(job, "leader" if name == "leader" else "follower", 0, self.models[name]), links, play)
+        except FlpsError as error:
+            links.close(f"{type(error).__name__}: {error}", 1.0)
+            raise
+        links.close()
         return seen[-1]
 
     @property
     def prepared(self) -> list[int]:
         return [self.models[name].prepared for name in NAMES]
+
+
+def _links(name: str, address: str, incarnation: int) -> VerticalFederatedCommunicator:
+    others = [ServerConfig(other, address) for other in NAMES if other != name]
+    role: Role = "leader" if name == "leader" else "follower"
+    return VerticalFederatedCommunicator(
+        ServerConfig(name, address), others, role=role, rank=None if role == "leader" else 0, network=NETWORK,
+        timeout_s=WAIT_S, incarnation=incarnation,
+    )  # fmt: skip
+
+
+def _hang_up(links: VerticalFederatedCommunicator) -> None:
+    """As a process that is killed: without a word."""
+    links._links._is_over.set()
+    assert links._links._thread is not None
+    assert links._links.wire is not None
+    links._links._thread.join()
+    links._links.wire.close()
 
 
 def _outcome(future: Future[Any]) -> Any:
@@ -132,6 +186,14 @@ def test_when_one_has_lost_its_rows_all_align_again(lost: str, how: str, stage: 
     assert again == ids
     assert other != digest
     assert stage.prepared == [2, 2]
+
+
+@pytest.mark.parametrize("who", NAMES)
+def test_a_kill_while_they_align_and_a_restart_come_to_the_same_rows(who: str, stage: Stage) -> None:
+    ids, digest = both(stage.killed_once(who))
+    assert ids == ["a", "c", "d"]
+    assert min(stage.prepared) == 1  # the killed one never came so far in its first life
+    assert both(stage()) == (ids, digest)
 
 
 @pytest.mark.parametrize(

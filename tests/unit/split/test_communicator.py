@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -178,6 +179,22 @@ def test_a_sender_waits_while_the_other_is_behind(parties: Parties) -> None:
     assert read(leader, "follower") == [0.0]
     follower.send_tensors("leader", x(2))
     assert [read(leader, "follower") for _ in range(2)] == [[1.0], [2.0]]
+
+
+def test_who_will_not_wait_hears_that_there_is_nothing(parties: Parties) -> None:
+    leader, follower = parties.pair(window=2)
+    assert leader.receive_soon("follower", 0.0) is None
+    follower.send_tensors("leader", x(1))
+    assert leader.receive_soon("follower", 10.0) == x(1)
+    assert follower.has_room("leader")
+    for number in (2.0, 3.0):
+        follower.send_tensors("leader", x(number))
+    assert not follower.has_room("leader")
+    assert [leader.receive_soon("follower", 10.0) for _ in range(2)] == [x(2), x(3)]
+    parties.kill(follower)
+    parties.start("follower", incarnation=2)
+    with pytest.raises(PartyRestarted, match="follower was started again"):
+        leader.receive_soon("follower", 10.0)
 
 
 def test_several_threads_may_wait_at_once(parties: Parties) -> None:
@@ -470,6 +487,20 @@ def test_activations_and_gradients_are_packed_as_their_configurations_say() -> N
     assert torch.equal(follower.receive("leader")["loss"]["a"], tensor.half().float())
     with pytest.raises(FlpsError, match="tensor 'loss/a' of shape"):
         leader.send_tensors("follower", {"loss": {"a": tensor / 0}})
+
+
+def test_how_tensors_are_packed_may_be_said_later() -> None:
+    leader, follower = in_process()
+    follower.send_tensors("leader", {"a": torch.tensor([0.1]), "none": torch.from_numpy(np.empty(0)[[]])})
+    came = leader.receive("follower")
+    assert came["a"].item() == torch.tensor(0.1)
+    assert came["none"].shape == (0,)
+    for party in (leader, follower):
+        party.pack_by({"a": CompressConfig("fp16")})
+    follower.send_tensors("leader", {"a": torch.tensor([0.1])})
+    assert leader.receive("follower")["a"].item() == torch.tensor(0.1).half().float()
+    for party in (leader, follower):
+        party.close()
 
 
 def test_bfloat16_is_packed_and_comes_back_as_such() -> None:
