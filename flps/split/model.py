@@ -204,7 +204,8 @@ class FLModel:
         inputs = self._eval_intake.take(local_data_batch, remote_data_batch, self._device)
         with _evaluating(self.eval_network), torch.no_grad():
             forward = run(net, self.eval_network, inputs, (), self.yaml_data.eval_net_out_names, place)
-        return _detached(forward.outputs)
+        outputs = _detached(forward.outputs)
+        return self._privacy.looked_at(outputs) if self._privacy else outputs
 
     def get_compress_configs(self) -> dict[str, CompressConfig]:
         """How each tensor that the yaml compresses is packed, by its name (compress.py)."""

@@ -92,6 +92,14 @@ class Protection:
             for name, tensor in outputs.items()
         )
 
+    def looked_at(self, outputs: Mapping[str, Tensor]) -> Tensors:
+        """Before outputs go out in evaluation: signs where training sends noisy ones, since by signs the nets behind
+        have learned; numbers would mean something else to them.
+        """
+        return OrderedDict(
+            (name, (tensor > 0).to(tensor.dtype) if name in self.signs else tensor) for name, tensor in outputs.items()
+        )
+
     def gradients(self, scales: Mapping[str, Mapping[str, Tensor]], scale: float = 1.0) -> OrderedDict[str, Tensors]:
         """Before the gradients of inputs, {label: {input: gradient}}, go out: those to other parties are noised.
 

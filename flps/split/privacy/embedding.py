@@ -87,8 +87,8 @@ class EmbeddingDP:
             f"{spent.more['epsilon_per_release']:g} for a whole row of {self._width} numbers, and {spent.epsilon:g} "
             f"for the {spent.releases} times that a row went out so far. eps itself ({self.eps:g}) would be the "
             "promise for two bits, as in a one-hot row. It covers the features behind the activations of this forward, "
-            "in training only: not evaluation or prediction, not the gradients, and nothing against those who know the "
-            "seed."
+            "in training only: evaluation and prediction send signs without noise; not the gradients, and nothing "
+            "against those who know the seed."
         )
 
     def state_dict(self) -> dict[str, Tensor]:
