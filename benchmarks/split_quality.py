@@ -5,9 +5,9 @@
 
 Time split: the first 6/7 of the lines train, the rest is measured. One rule for all rows of a preset: as many epochs as
 the centralised run of that preset took to its highest AUC, a number that stands below (`EPOCHS`); figures are those
-after the last epoch, of no row the best. The number was chosen on the measured rows themselves, so all levels are a little
-high; what rows differ by is not touched by it. Same seeds everywhere. The full nets have batch 1024, too: of batches of 16000
-the sample has seven. Split runs are flrun's, leader and follower with one thread each.
+after the last epoch, of no row the best. The number was chosen on the measured rows themselves, so all levels are a
+little high; what rows differ by is not touched by it. Same seeds everywhere. The full nets have batch 1024, too: of
+batches of 16000 the sample has seven. Split runs are flrun's, leader and follower with one thread each.
 """
 
 from __future__ import annotations
