@@ -13,7 +13,7 @@ import msgspec
 from flps.errors import ConfigError, FlpsError
 from flps.split.agreement import Summary, same_values
 from flps.split.course import Course, Net, courses
-from flps.split.terms import Terms, disagreements
+from flps.split.terms import NetTerms, disagreements
 
 Kind: TypeAlias = Literal["train", "eval"]
 TOLD = "told by {}"  # key of a summary; each party has its own, so that none is compared
@@ -30,7 +30,7 @@ class Told(msgspec.Struct, frozen=True):
 
     rows: tuple[str, ...]  # what a batch of its rows holds
     nets: tuple[str, ...]  # what it calls its nets, in the order of `terms`
-    terms: Terms
+    terms: NetTerms
 
 
 def told_by(summaries: Mapping[str, Summary]) -> dict[str, Told]:

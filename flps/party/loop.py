@@ -9,6 +9,7 @@ leaves before all have what they need of each other.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -43,7 +44,7 @@ class Rows(Protocol):
         """Batches of an epoch."""
 
     def batches(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from a step on."""
+        """The batches of an epoch, from a step on; what is in one follows from epoch and step alone."""
 
     def told(self) -> Mapping[str, Any]:
         """What must be the same at all parties: how many rows there are, and which."""
@@ -130,10 +131,8 @@ class Party:
 
     def evaluate(self) -> None:
         """Measure the nets as they are, with the others. Raises as `run`."""
-        epoch = max(
-            self._settings.trained_step // self._train.get_dataset_size() - 1, 0
-        )  # the one that they ended with
-        self._play("evaluate", lambda first: self._evaluate(epoch))
+        epochs = self._settings.trained_step // self._train.get_dataset_size()  # that they were trained for
+        self._play("evaluate", lambda first: self._evaluate(max(epochs - 1, 0)))
 
     def predict(self, take: Callable[[dict[str, Tensor]], None]) -> None:
         """What the nets as they are give for the rows of the evaluation, in their order; without labels.
@@ -207,9 +206,10 @@ class Party:
     def _epoch(self, epoch: int, done: int, step: PartyStep) -> None:
         steps, every = self._train.get_dataset_size(), self._settings.print_interval
         began, seen, before, reported = time.monotonic(), 0, self._links.bytes, done
-        for number, batch in enumerate(self._train.batches(epoch, done), done + 1):
+        batches = ReadAhead(self._train.batches(epoch, done))
+        for number, batch in enumerate(batches, done + 1):
             self._links.mark("step")
-            outputs = self._train_on(batch, step)
+            outputs = self._train_on(batch, step, batches.read)
             seen += rows_of(batch)
             if number % every == 0 or number == steps:
                 took, now = max(time.monotonic() - began, 1e-9), self._links.bytes
@@ -248,10 +248,10 @@ class Party:
                 spent[f"{name}_{figure}" if figure in spent else figure] = value
         return spent
 
-    def _train_on(self, batch: Batch, step: PartyStep) -> dict[str, Tensor]:
+    def _train_on(self, batch: Batch, step: PartyStep, meanwhile: Callable[[], None]) -> dict[str, Tensor]:
         models = list(self._models.values())
         owed, scale = self._kept_back.state(), scale_of([model.loss_scale for model in models])
-        outputs = step.train(batch)
+        outputs = step.train(batch, meanwhile)
         moved = scale_of([model.loss_scale for model in models]) / scale
         self._kept_back.settle(owed, any(model.overflowed for model in models), moved)
         return outputs
@@ -292,6 +292,25 @@ class Party:
 
     def _course(self, kind: Kind) -> Course:
         return courses_of(self._links.summaries, kind)[self.name]
+
+
+class ReadAhead:
+    """The batches of an epoch; the next one may be read while there is time."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self._read: list[Batch] = []  # one at most
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return self._read.pop() if self._read else next(self._batches)
+
+    def read(self) -> None:
+        """Have the next batch ready."""
+        if not self._read:
+            self._read.extend(itertools.islice(self._batches, 1))
 
 
 def rows_of(batch: Batch) -> int:

@@ -11,7 +11,7 @@ part counts by its share, and the weights move once.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -108,24 +108,25 @@ class PartyStep(PartyLook):
         for net in nets.values():
             net.window = micro_batches
 
-    def train(self, batch: Tensors) -> dict[str, Tensor]:
+    def train(self, batch: Tensors, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
         """One step: every net's parameters move, or none does at any party.
 
-        Returns everything that this party's nets gave for its rows `batch`, by name; of a number for all rows (a loss)
+        meanwhile: called before another party is waited for on the way back; short work that fills that time. Returns
+        everything that this party's nets gave for its rows `batch`, by name; of a number for all rows (a loss)
         the mean over the parts. Raises ProtocolError when another party sends other tensors than are due.
         """
         parts = parts_of(batch, self._micro_batches)
         for number, action, is_back in turns(self._course, len(parts)):
             if is_back:
-                self._go_back(parts[number], action)
+                self._go_back(parts[number], action, meanwhile)
             else:
                 self._go(parts[number], action)
-        is_overflow = self._overflows_anywhere() if self._peers else None
+        is_overflow = self._overflows_anywhere(meanwhile) if self._peers else None
         for net in self._trained.values():
             net.update_one_step(is_overflow)
         return whole_of(parts)
 
-    def _go_back(self, part: Part, action: Action) -> None:
+    def _go_back(self, part: Part, action: Action, meanwhile: Callable[[], None]) -> None:
         """One action on the way back."""
         if isinstance(action, Back):
             net, sens = self._trained[action.net], part.sens or None
@@ -134,6 +135,7 @@ class PartyStep(PartyLook):
             # No packing takes the NaN of an overflow, and what it leaves out must not be kept for the next step.
             self._links.send_tensors(action.party, _picked(part.sens, action.names), as_they_are=self._overflowed)
         elif isinstance(action, Receive):
+            meanwhile()
             gradients = self._mail.gradients(action.party, action.names)
             for held in gradients.values():
                 expect_forms(held, action.party, part.own)
@@ -143,7 +145,7 @@ class PartyStep(PartyLook):
     def _overflowed(self) -> bool:
         return any(net.overflowed for net in self._trained.values())
 
-    def _overflows_anywhere(self) -> bool:
+    def _overflows_anywhere(self, meanwhile: Callable[[], None]) -> bool:
         """Every party's part of the answer, told to all: each hears from a link what is known at its other end.
 
         Who has one link does not wait for it before he speaks, so two parties do not wait for each other in turn.
@@ -151,7 +153,9 @@ class PartyStep(PartyLook):
         own = self._overflowed
         if len(self._peers) == 1:
             self._tell(self._peers[0], own)
+            meanwhile()
             return self._hear(self._peers[0]) or own
+        meanwhile()
         heard = [self._hear(peer) for peer in self._peers]
         for peer in self._peers:
             self._tell(peer, own or any(heard))

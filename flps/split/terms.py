@@ -60,7 +60,7 @@ class ToldScale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     origin: str
 
 
-class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NetTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All nets of one party, as far as another party must know them."""
 
     party: str
@@ -77,7 +77,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     trains: bool = True  # whether it has anything that a loss scale is about
 
 
-def terms(party: str, files: Sequence[FLYamlData]) -> Terms:
+def terms(party: str, files: Sequence[FLYamlData]) -> NetTerms:
     """What `party`, whose nets are described by `files`, tells the others.
 
     Raises ConfigError with every point in which the party's own files contradict each other.
@@ -91,7 +91,7 @@ def terms(party: str, files: Sequence[FLYamlData]) -> Terms:
         raise ConfigError("\n  ".join([f"the files of {party} do not fit together:", *complaints]))
     at_home = {tensor.name for file, _, tensor in outputs if _makes(file, tensor)}
     at_home |= {one.name for file in files for one in file.net.model.train_net.inputs if one.source == "local"}
-    return Terms(
+    return NetTerms(
         party=party,
         role=lead.role,
         nets=tuple(map(_told, files)),
@@ -112,12 +112,12 @@ def terms(party: str, files: Sequence[FLYamlData]) -> Terms:
     )
 
 
-def crossing(sender: Terms, receiver: Terms) -> tuple[str, ...]:
+def crossing(sender: NetTerms, receiver: NetTerms) -> tuple[str, ...]:
     """The tensors that `sender` sends to `receiver` in a step, in the order of the sender's outputs."""
     return tuple(name for name in sender.gives if name in receiver.takes)
 
 
-def disagreements(parties: Sequence[Terms]) -> list[str]:
+def disagreements(parties: Sequence[NetTerms]) -> list[str]:
     """In what the parties of one job do not fit together, with the file and line of either; empty when they do.
 
     parties: every party of the job. The leader, who hears all of them, asks this and tells its answer to all.
@@ -222,26 +222,26 @@ def _loss_scales(file: FLYamlData) -> Iterator[ToldScale]:
             yield ToldScale(said=said, origin=_place(file, ("opts", index, "hyper_parameters", "loss_scale")))
 
 
-def _roles(parties: Sequence[Terms]) -> Iterator[str]:
+def _roles(parties: Sequence[NetTerms]) -> Iterator[str]:
     leaders = [terms for terms in parties if terms.role == "leader"]
     if len(leaders) != 1:
         who = ", ".join(f"{terms.party} ({terms.origins['role']}) is {terms.role}" for terms in parties)
         yield f"role: one party is the leader, here are {len(leaders)}: {who}"
 
 
-def _shared(parties: Sequence[Terms]) -> Iterator[str]:
+def _shared(parties: Sequence[NetTerms]) -> Iterator[str]:
     for key in SHARED:
         if len({terms.shared[key] for terms in parties}) > 1:
             who = ", ".join(f"{terms.party} ({terms.origins[key]}) says {_value(key, terms)}" for terms in parties)
             yield f"hyper_parameters.{key}: must be equal for all, but {who}"
 
 
-def _value(key: str, terms: Terms) -> str:
+def _value(key: str, terms: NetTerms) -> str:
     value = terms.shared[key]
     return str(bool(value)).lower() if key == "is_eval" else str(value)
 
 
-def _scales(parties: Sequence[Terms]) -> Iterator[str]:
+def _scales(parties: Sequence[NetTerms]) -> Iterator[str]:
     """Whether all parties scale the loss alike: one gets gradients that another has scaled, and they skip together."""
     trained = [terms for terms in parties if terms.trains]
     if len({frozenset(one.said for one in terms.loss_scales) - {"1"} for terms in trained}) > 1:
@@ -249,17 +249,17 @@ def _scales(parties: Sequence[Terms]) -> Iterator[str]:
         yield f"loss_scale: must be equal for all, but {who}"
 
 
-def _scales_of(terms: Terms) -> str:
+def _scales_of(terms: NetTerms) -> str:
     return ", ".join(f"{one.origin} says {one.said}" for one in terms.loss_scales) or "it says none"
 
 
-def _linked(receiver: Terms, parties: Sequence[Terms]) -> list[Terms]:
+def _linked(receiver: NetTerms, parties: Sequence[NetTerms]) -> list[NetTerms]:
     """Whom a party takes tensors from: the leader from all, a follower from the leader."""
     others = [other for other in parties if other is not receiver]
     return others if receiver.role == "leader" else [other for other in others if other.role == "leader"]
 
 
-def _travels(name: str, taken: Travel, receiver: Terms, others: Sequence[Terms]) -> Iterator[str]:
+def _travels(name: str, taken: Travel, receiver: NetTerms, others: Sequence[NetTerms]) -> Iterator[str]:
     """Who gives the tensor that `receiver` takes, and whether both say the same of how it is packed."""
     here = f"{receiver.party} ({taken.origin})"
     passing = [other for other in others if name in other.gives]
@@ -289,7 +289,7 @@ def _words(packed: tuple[str, int]) -> str:
     return f"{packed[0]} with {packed[1]} bits" if packed[1] else packed[0]
 
 
-def _labels(parties: Sequence[Terms]) -> Iterator[str]:
+def _labels(parties: Sequence[NetTerms]) -> Iterator[str]:
     """Every gradient that a net waits for is sent by some net under that label."""
     sent = {(one.label, tensor) for terms in parties for one in terms.sends_back for tensor in one.tensors}
     for terms in parties:

@@ -11,6 +11,7 @@ import torch
 
 from flps.errors import ConfigError, FlpsError
 from flps.party.agreed import fits
+from flps.party.loop import ReadAhead
 
 
 def test_it_tells_how_far_it_is_and_measures_what_one_process_would(party_run: Any, tmp_path: Path) -> None:
@@ -77,3 +78,13 @@ def test_a_step_that_was_under_way_leaves_nothing_behind(party_run: Any, tmp_pat
 def test_a_party_that_describes_no_nets_is_refused() -> None:
     assert fits({"leader": {"told by leader": {"rows": [], "nets": ["top"]}}})[0].startswith("a party tells what is no")
     assert fits({"leader": {}, "follower": {}})[0].startswith("a party tells what is no")
+
+
+def test_reading_ahead_changes_no_order() -> None:
+    batches = ReadAhead({"x": torch.tensor([n])} for n in range(4))
+    seen = []
+    for batch in batches:
+        seen.append(int(batch["x"]))
+        for _ in range(int(batch["x"])):
+            batches.read()
+    assert seen == [0, 1, 2, 3]

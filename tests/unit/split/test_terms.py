@@ -10,7 +10,7 @@ import pytest
 
 from flps.errors import ConfigError
 from flps.split.schema import FLYamlData
-from flps.split.terms import Terms, crossing, disagreements, terms
+from flps.split.terms import NetTerms, crossing, disagreements, terms
 
 NETS = Path(__file__).with_name("nets")
 
@@ -26,7 +26,7 @@ def changed(folder: Path, name: str, *changes: tuple[str, str]) -> FLYamlData:
     return FLYamlData(path)
 
 
-def party(name: str, *files: str | FLYamlData) -> Terms:
+def party(name: str, *files: str | FLYamlData) -> NetTerms:
     return terms(name, [FLYamlData(NETS / f"{file}.yaml") if isinstance(file, str) else file for file in files])
 
 
@@ -81,7 +81,7 @@ def test_a_word_table_that_nobody_else_takes_stays_at_home(tmp_path: Path) -> No
 
 def test_terms_travel_as_bytes() -> None:
     for told in (LEADER, FOLLOWER):
-        assert msgspec.msgpack.decode(msgspec.msgpack.encode(told), type=Terms) == told
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(told), type=NetTerms) == told
 
 
 def test_no_folder_no_weight_and_no_epsilon_is_told(tmp_path: Path) -> None:
