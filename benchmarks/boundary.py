@@ -1,6 +1,6 @@
 """What a message between two parties costs: sent by one process and received by another, half of a there and back.
 
-python benchmarks/boundary.py [--rounds 200] [--wire unix curve plain tls floor]
+    python benchmarks/boundary.py [--passes 5] [--wire unix curve plain tls floor] [--no_report]
 
 `floor` is what TLS costs without flps: two sockets of Python's `ssl`, the same bytes there and back, nothing else.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import itertools
 import math
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import torch
+from report import update_section
 
 from flps.config.tls import TlsFiles
 from flps.split.communicator import VerticalFederatedCommunicator
@@ -29,6 +31,14 @@ from flps.transport.security import make_keys
 
 SHAPES = {"pair of (16000, 1)": ((16000, 1), 2, 1.0), "(2, 1024, 1280)": ((2, 1024, 1280), 1, 0.2)}
 GOALS_MS = {"pair of (16000, 1)": {"unix": 0.5}, "(2, 1024, 1280)": {"unix": 8.0, "tls": 15.0, "curve": 30.0}}
+
+NAMES = {
+    "unix": "unix socket",
+    "curve": "CURVE over TCP",
+    "plain": "plain TCP",
+    "tls": "TLS over TCP",
+    "floor": "two bare `ssl` sockets",
+}
 
 
 def party(name: str, address: str, keys: str, insecure: bool) -> VerticalFederatedCommunicator:
@@ -140,26 +150,33 @@ def measure(wire: str, name: str, rounds: int) -> list[float]:
     return times[5:]
 
 
+def report(measured: dict[tuple[str, str], list[float]]) -> str:
+    """The section of RESULTS.md."""
+    lines = ["| tensors, float32 | wire | ms one way | least of the passes | goal |", "|---|---|---|---|---|"]
+    for (name, wire), medians in measured.items():
+        goal = GOALS_MS[name].get(wire)
+        shown = f"{goal:g}" if goal else ""
+        lines.append(f"| {name} | {NAMES[wire]} | {statistics.median(medians):.2f} | {min(medians):.2f} | {shown} |")
+    count = len(next(iter(measured.values())))
+    return "\n".join([*lines, "", f"Medians of {count} interleaved passes, each the median of its messages."])
+
+
 def main() -> None:
-    """Measure and print."""
+    """Measure, print, and write the section `boundary` of RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument(
-        "--wire",
-        nargs="+",
-        choices=("unix", "curve", "plain", "tls", "floor"),
-        default=["unix", "curve", "tls", "floor"],
-    )
+    parser.add_argument("--passes", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=60, help="messages there and back of a pass")
+    parser.add_argument("--wire", nargs="+", choices=list(NAMES), default=[wire for wire in NAMES if wire != "plain"])
+    parser.add_argument("--no_report", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for wire in arguments.wire:
-        for name in SHAPES:
-            times = measure(wire, name, arguments.rounds)
-            goal = GOALS_MS[name].get(wire)
-            print(
-                f"{name:<20} {wire:<6} median {statistics.median(times):7.3f} ms, least {min(times):7.3f} ms"
-                + (f", goal {goal:g} ms" if goal else "")
-            )
+    measured: dict[tuple[str, str], list[float]] = {}
+    for _, name, wire in itertools.product(range(arguments.passes), SHAPES, arguments.wire):
+        measured.setdefault((name, wire), []).append(statistics.median(measure(wire, name, arguments.rounds)))
+    text = report(measured)
+    print(text)
+    if not arguments.no_report:
+        update_section("boundary", text)
 
 
 if __name__ == "__main__":
