@@ -106,7 +106,7 @@ class Split:
         plan = make_split_plan(arguments, config, around)
         plan = prepare_parties.with_files(dataclasses.replace(plan, notes=(*plan.notes, *_inert(config, arguments))))
         said = "" if arguments.resume is None and config.hyper_parameters.get("resume") else arguments.resume
-        if said is None:
+        if said is None or config.runner.task != "train":
             resume_parties.expect_no_earlier_run(plan.local, plan.job)
             return plan, ""
         folder = resume_parties.find(said, Path(plan.job.run_dir).parent, plan.local, plan.job)

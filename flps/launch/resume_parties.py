@@ -53,7 +53,8 @@ def find(said: str, log_dir: Path, local: Sequence[Role], job: SplitJob) -> Path
 
 def expect_no_earlier_run(local: Sequence[Role], job: SplitJob) -> None:
     """Raises ConfigError when a new run would write among the checkpoints of an earlier one."""
-    if job.config.runner.save_checkpoint_interval and not job.resume_from:
+    runner = job.config.runner
+    if runner.task == "train" and runner.save_checkpoint_interval and not job.resume_from:
         for role in local:
             folder = job.checkpoints(role.role, role.rank)
             if any(folder.glob(STEPS)):

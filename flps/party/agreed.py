@@ -52,8 +52,8 @@ def courses_of(summaries: Mapping[str, Summary], kind: Kind) -> dict[str, Course
     for party, one in told.items():
         described = one.terms.nets if kind == "train" else one.terms.eval_nets
         for name, net in zip(one.nets, described, strict=True):
-            remote, gradients = frozenset(net.remote), frozenset(net.gradients)
-            nets.append(Net(party, name, net.inputs, net.outputs, remote, gradients))
+            remote, gradients, own = frozenset(net.remote), frozenset(net.gradients), frozenset(net.own)
+            nets.append(Net(party, name, net.inputs, net.outputs, remote, gradients, own))
     return courses(nets, {party: one.rows for party, one in told.items()})
 
 

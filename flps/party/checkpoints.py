@@ -45,7 +45,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Where this party can begin: its checkpoints, and 0 when it has not gone from there and is not to go on."""
-        steps = {step for folder in (self._folder, self._earlier) for step in self._in(folder)}
+        steps = set(self._in(self._folder) or self._in(self._earlier))
         is_new = not any(model.global_step for model in self._models)
         return sorted(steps | ({0} if is_new and self._earlier is None else set()))
 
@@ -54,7 +54,7 @@ class Checkpoints:
         for model in self._models:
             model.drop_step()
         self._kept_back.take_up({})
-        folder = self._folder if step in self._in(self._folder) else self._earlier
+        folder = self._folder if self._in(self._folder) else self._earlier
         if folder is not None and step in self._in(folder):
             for model in self._models:
                 model.load_ckpt("train", folder, step)
@@ -63,8 +63,8 @@ class Checkpoints:
         if self._folder is not None:
             for name in self._names:
                 drop_after(self._folder, name, step)
-            if step == 0:
-                self._write({"epoch": 0, "step": 0})
+            if step == 0 or folder != self._folder:  # from here on the own folder has all
+                self._write(dict(self._models[0].position) or {"epoch": 0, "step": 0})
 
     def keep_if_due(self, epoch: int, number: int, steps: int) -> None:
         """Step `number` of an epoch of `steps` is done."""

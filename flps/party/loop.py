@@ -134,12 +134,18 @@ class Party:
         epochs = self._settings.trained_step // self._train.get_dataset_size()  # that they were trained for
         self._play("evaluate", lambda first: self._evaluate(max(epochs - 1, 0)))
 
-    def predict(self, take: Callable[[dict[str, Tensor]], None]) -> None:
+    def predict(self, take: Callable[[dict[str, Tensor]], None], anew: Callable[[], None] = lambda: None) -> None:
         """What the nets as they are give for the rows of the evaluation, in their order; without labels.
 
-        take: gets what this party's nets give for each batch. Raises as `run`.
+        take: gets what this party's nets give for each batch. anew: called before the first batch, again when a party
+        was started again. Raises as `run`.
         """
-        self._play("predict", lambda first: self._look(take))
+
+        def look(first: int) -> None:
+            anew()
+            self._look(take)
+
+        self._play("predict", look)
 
     def _play(self, task: str, act: Callable[[int], None]) -> None:
         while True:

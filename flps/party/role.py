@@ -27,8 +27,8 @@ from flps.party.loop import Party, Rows, Settings
 from flps.party.pages import keep_freed_pages
 from flps.party.scores import Scores
 from flps.party.story import Story
-from flps.split.checkpoint import steps_in
-from flps.split.communicator import WINDOW, VerticalFederatedCommunicator
+from flps.split.checkpoint import drop_after, steps_in
+from flps.split.communicator import TIMEOUT_S, WINDOW, VerticalFederatedCommunicator
 from flps.split.model import FLModel
 from flps.split.parties import ServerConfig
 from flps.split.schema import FLYamlData
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 class Brought(Protocol):
     """What a model's `build(hyper_parameters, seat)` returns: one party's part of a job."""
 
-    epochs: int  # passes over the training rows
+    epochs: int | None  # passes over the training rows; None: as the nets' files say
 
     def rows(self, folder: str) -> tuple[Rows, Rows | None]:
         """Rows to train on and rows held out, of the folder that the job names. Raises DataError, ConfigError."""
@@ -75,14 +75,18 @@ class _Part:
         self._name = seat.name
         _seed(config.chance, seat.number)
         self._brought: Brought = resolve_split(config.model, job.config_dir)(config.hyper_parameters, seat)
-        self._epochs = self._brought.epochs
-        in_files = next((FLYamlData(net).micro_batches for net in said.nets), 1)
-        self._micro_batches = config.runner.micro_batches or in_files
+        files = [FLYamlData(net) for net in said.nets]
+        self._epochs = self._brought.epochs or max(file.epochs for file in files)
+        self._micro_batches = config.runner.micro_batches or files[0].micro_batches
+        measures = [file.is_eval for file in files if file.says("is_eval")]
+        self._is_eval = any(measures) or not measures
+        _note_overruled(files, {"epochs": self._epochs, "batch_size": getattr(self._brought, "batch_size", None)})
         self._models: dict[str, FLModel] = {}
         self._alignment: str | None = None
         self._is_first_life = True
         self._is_done = False  # with all that this party itself has to do
-        self._patience_s: float | None = None
+        # A party that was started again reads its table first.
+        self._patience_s: float | None = None if config.psi is None else TIMEOUT_S
         if config.psi is None:
             self._open(said.data or config.data)
 
@@ -103,7 +107,9 @@ class _Part:
 
     def _open(self, folder: str) -> None:
         said, use_gpu = self._job.party(self._role, self._rank), self._job.config.runner.use_gpu
-        self._train, self._held_out = self._brought.rows(folder)
+        self._train, held_out = self._brought.rows(folder)
+        looks = self._is_eval or self._job.config.runner.task != "train"
+        self._held_out = held_out if looks else None
         self._models = _on_device(self._brought.nets(said.nets), use_gpu)
 
     def _act(self, links: VerticalFederatedCommunicator) -> None:
@@ -120,6 +126,9 @@ class _Part:
         self._act(links)
 
     def _train_and_export(self, links: VerticalFederatedCommunicator) -> None:
+        if self._is_first_life:  # of another run that wrote to the same folder
+            for model in self._models.values():
+                drop_after(self._exports, model.ckpt_name, -1)
         self._party(links).run(self._export)
 
     def _evaluate(self, links: VerticalFederatedCommunicator) -> None:
@@ -128,7 +137,7 @@ class _Part:
     def _predict(self, links: VerticalFederatedCommunicator) -> None:
         party, held_out = self._party(links, self._take_up()), self._held_out
         scores = Scores([model for model in self._models.values() if model.metrics is not None])
-        party.predict(scores.take)
+        party.predict(scores.take, scores.clear)
         if scores.names and held_out is not None:
             path = Path(self._job.run_dir) / SCORES
             scores.write(path, held_out.row_ids)
@@ -196,6 +205,21 @@ class _Part:
         if len(steps) > 1:
             raise DataError(f"{folder}: its nets are of the steps {sorted(steps)}: they were not trained together")
         return steps.pop()
+
+
+def _note_overruled(files: Sequence[FLYamlData], done: Mapping[str, int | None]) -> None:
+    """Say in the log where a net's file names another number than what the job does."""
+    for file in files:
+        for key, number in done.items():
+            said = getattr(file, key)
+            if number is not None and file.says(key) and said != number:
+                log.info(
+                    "%s: %s is %d there; the job's own is %d, and counts",
+                    file.where(f"hyper_parameters.{key}"),
+                    key,
+                    said,
+                    number,
+                )
 
 
 def _seed(seed: int, party: int) -> None:

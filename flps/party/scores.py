@@ -24,11 +24,16 @@ class Scores:
         self.names = [name for model in models for name in model.yaml_data.eval_net_out_names]
         self._batches: dict[str, list[Tensor]] = {name: [] for name in self.names}
 
+    def clear(self) -> None:
+        """Begin anew."""
+        for parts in self._batches.values():
+            parts.clear()
+
     def take(self, outputs: Mapping[str, Tensor]) -> None:
         """A batch's outputs, each (B,) or (B, 1); those of other shapes are left out."""
         for name in self.names:
             held = outputs[name]
-            if held.numel() == len(held):
+            if held.ndim and held.numel() == len(held):
                 self._batches[name].append(held.detach().flatten().cpu())
 
     def write(self, path: Path, row_ids: NDArray[np.int64]) -> None:

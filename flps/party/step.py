@@ -105,6 +105,7 @@ class PartyStep(PartyLook):
         self._trained = nets
         self._peers = peers
         self._micro_batches = micro_batches
+        self._went_back: set[str] = set()  # the nets whose `overflowed` is of this step
         for net in nets.values():
             net.window = micro_batches
 
@@ -116,6 +117,7 @@ class PartyStep(PartyLook):
         the mean over the parts. Raises ProtocolError when another party sends other tensors than are due.
         """
         parts = parts_of(batch, self._micro_batches)
+        self._went_back.clear()
         for number, action, is_back in turns(self._course, len(parts)):
             if is_back:
                 self._go_back(parts[number], action, meanwhile)
@@ -130,10 +132,15 @@ class PartyStep(PartyLook):
         """One action on the way back."""
         if isinstance(action, Back):
             net, sens = self._trained[action.net], part.sens or None
+            self._went_back.add(action.net)
             _join(part.sens, net.backward_one_step(part.local, part.remote, sens, update=False, share=part.share))
         elif isinstance(action, Send):
+            picked = _picked(part.sens, action.names)
+            if not self._peers:  # where steps may be skipped, NaN is how an overflow is told
+                for held in picked.values():
+                    expect_finite(held, action.party, "gradient")
             # No packing takes the NaN of an overflow, and what it leaves out must not be kept for the next step.
-            self._links.send_tensors(action.party, _picked(part.sens, action.names), as_they_are=self._overflowed)
+            self._links.send_tensors(action.party, picked, as_they_are=self._overflowed)
         elif isinstance(action, Receive):
             meanwhile()
             gradients = self._mail.gradients(action.party, action.names)
@@ -143,7 +150,7 @@ class PartyStep(PartyLook):
 
     @property
     def _overflowed(self) -> bool:
-        return any(net.overflowed for net in self._trained.values())
+        return any(self._trained[name].overflowed for name in self._went_back)
 
     def _overflows_anywhere(self, meanwhile: Callable[[], None]) -> bool:
         """Every party's part of the answer, told to all: each hears from a link what is known at its other end.

@@ -144,8 +144,10 @@ class VerticalFederatedCommunicator:
         if error is None:
             self.close()
         else:
-            words = str(error)
-            self.close(f"{type(error).__name__}: {words}" if words else type(error).__name__, _AFTER_ERROR_S)
+            # What Python or a library says of its own may name values of this party's rows.
+            words = str(error) if isinstance(error, FlpsError) else ""
+            name = ConfigError.__name__ if isinstance(error, ConfigError) else type(error).__name__
+            self.close(f"{name}: {words}" if words else name, _AFTER_ERROR_S)
 
     def http_server_config(self) -> ServerConfig:
         """This party."""

@@ -28,6 +28,7 @@ class Net(NamedTuple):
     outputs: tuple[str, ...]
     remote: frozenset[str]  # of the outputs those that may leave the party
     gradients: frozenset[str] = frozenset()  # of the inputs those whose gradient it works out
+    own: frozenset[str] = frozenset()  # of the inputs those that come from the party's own rows and nets alone
 
 
 class Run(NamedTuple):
@@ -130,6 +131,11 @@ def _expect_known(nets: Sequence[Net], makers: Mapping[str, Net], local: Mapping
             maker = makers.get(name)
             if maker is None:
                 wrong.append(f"{net.name} of {net.party} takes {name!r}, which no net gives and its rows do not hold")
+            elif maker.party != net.party and name in net.own:
+                wrong.append(
+                    f"{net.name} of {net.party} takes {name!r}, which {maker.name} of {maker.party} gives and "
+                    f"{net.party} itself has not: its yaml must say `source: remote`"
+                )
             elif maker.party != net.party and name not in maker.remote:
                 wrong.append(
                     f"{net.name} of {net.party} takes {name!r}, which {maker.name} of {maker.party} keeps: its yaml "
@@ -147,7 +153,12 @@ def _takers(net: Net, nets: Sequence[Net], wants_gradient: bool = False) -> list
     taken = []
     for party in parties:
         there = [other for other in nets if other.party == party]
-        asked = {name for other in there for name in (other.gradients if wants_gradient else other.inputs)}
+        asked = {
+            name
+            for other in there
+            for name in (other.gradients if wants_gradient else other.inputs)
+            if name not in other.own
+        }
         names = tuple(name for name in net.outputs if name in asked and name in net.remote)
         if names:
             taken.append((party, names))

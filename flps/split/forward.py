@@ -5,6 +5,7 @@ Law: inputs are detached from whatever made them. A net's graph is its own, it e
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from flps.errors import ConfigError, FlpsError, ProtocolError
 
+log = logging.getLogger(__name__)
 Batch: TypeAlias = Mapping[str, Any]  # input -> Tensor or NumPy array
 Tensors: TypeAlias = "OrderedDict[str, Tensor]"
 
@@ -125,7 +127,8 @@ def run(
         answer = network(*(made.get(name, tensor) for name, tensor in inputs.items()))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         said = ", ".join(f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in inputs.items())
-        raise FlpsError(f"{net}: the net failed on its inputs {said}: {error}") from error
+        log.error("%s: %s", net, error)  # it may name values, and an FlpsError is told to the other parties
+        raise FlpsError(f"{net}: the net failed on its inputs {said}; the log of this party says how") from error
     outputs = named(net, answer, names, place)
     return Forward(inputs, made, outputs, torch.is_grad_enabled())
 

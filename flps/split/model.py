@@ -331,7 +331,7 @@ class FLModel:
     def _take_up(self, content: dict[str, Any], has_same_yaml: bool) -> None:
         """Become what a checkpoint's content is."""
         if self._privacy:
-            self._privacy.load_state_dict(content["privacy"])
+            self._privacy.load_state_dict(content["privacy"], same_noise=has_same_yaml)
         self.network.load_state_dict(content["network"])
         for update, state in zip(self.updates, content["updates"], strict=True):
             update.take_up(state, keeps_settings=not has_same_yaml)

@@ -51,6 +51,7 @@ class ToldNet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     outputs: tuple[str, ...]
     remote: tuple[str, ...]  # of the outputs those that may leave the party
     gradients: tuple[str, ...]  # of the inputs those whose gradient it works out for the nets before it
+    own: tuple[str, ...] = ()  # of the inputs those with source: local
 
 
 class ToldScale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -183,6 +184,7 @@ def _told(file: FLYamlData) -> ToldNet:
         outputs=tuple(file.train_net_out_names),
         remote=tuple(one.name for one in file.net.model.train_net.outputs if one.destination == "remote"),
         gradients=tuple(name for name in file.train_net_in_names if name in behind),
+        own=tuple(one.name for one in file.net.model.train_net.inputs if one.source == "local"),
     )
 
 
@@ -194,6 +196,7 @@ def _told_eval(file: FLYamlData) -> ToldNet:
         outputs=tuple(file.eval_net_out_names),
         remote=tuple(one.name for one in file.net.model.eval_net.outputs if one.destination == "remote"),
         gradients=(),
+        own=tuple(one.name for one in file.net.model.eval_net.inputs if one.source == "local"),
     )
 
 

@@ -46,7 +46,7 @@ class PartyOfWideDeep:
     """What one party brings."""
 
     def __init__(self, config: NetworkConfig, seat: Seat) -> None:
-        self.epochs = config.epochs
+        self.epochs, self.batch_size = config.epochs, config.batch_size
         self._config, self._seat = config, seat
         self._fields = 0
 

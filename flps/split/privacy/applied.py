@@ -122,8 +122,13 @@ class Protection:
             for part, tensor in mechanism.state_dict().items()
         }
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a checkpoint. Raises ConfigError when it does not have what this yaml protects."""
+    def load_state_dict(self, state: Mapping[str, Tensor], same_noise: bool = True) -> None:
+        """Go on from a checkpoint. Raises ConfigError when it does not have what this yaml protects.
+
+        same_noise: False when the yaml has changed since. Then other numbers may be sent for the rows of a step that
+        was sent before, and what was added to them must be other noise, or the difference would give them away.
+        Labels keep theirs: another draw for the same label would.
+        """
         for scheme, mechanism in self._all.items():
             if mechanism is None:
                 continue
@@ -133,6 +138,8 @@ class Protection:
                     f"privacy.{scheme}: the checkpoint was written without it; noise would be drawn anew, and what "
                     "was spent is not known. Take the yaml of that run, or start anew"
                 )
+            if not same_noise and mechanism is not self.label_dp:
+                parts["key"] = mechanism.state_dict()["key"]
             mechanism.load_state_dict({part: tensor for part, tensor in parts.items() if tensor is not None})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import uuid
 from collections.abc import Sequence
@@ -296,15 +297,44 @@ def test_a_folder_without_trained_nets_is_refused(trained: Trained, tmp_path: Pa
     assert all(isinstance(error, FlpsError) for error in failed)
 
 
-def test_a_model_of_ones_own(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(OWN_MODEL)
-    (tmp_path / "leader.yaml").write_text(LEADER_NET)
-    (tmp_path / "follower.yaml").write_text(FOLLOWER_NET)
-    (tmp_path / "job.yaml").write_text(
+def own_job(folder: Path, model: str = OWN_MODEL, more: str = "") -> SplitJob:
+    """A job of a user's own model; more: keys of both nets' files."""
+    (folder / "mine.py").write_text(model)
+    (folder / "leader.yaml").write_text(LEADER_NET + more)
+    (folder / "follower.yaml").write_text(FOLLOWER_NET + more)
+    (folder / "job.yaml").write_text(
         "job: split\nmodel: mine.py:build\nhyper_parameters: {rounds: 8}\nparties:\n  leader: {nets: [leader.yaml]}\n"
         "  followers: [{name: follower, nets: [follower.yaml]}]\n"
     )
-    job = job_of(tmp_path / "run", tmp_path / "job.yaml", (), ())
+    return job_of(folder / "run", folder / "job.yaml", (), ())
+
+
+def test_a_gradient_that_is_not_finite_ends_the_job_before_weights_move(tmp_path: Path) -> None:
+    text = OWN_MODEL.replace("self.linear(torch.cat([x, z], 1))", "self.linear(torch.cat([x, z], 1)) * torch.inf")
+    failed = play(own_job(tmp_path, text))
+    assert len(failed) == 2
+    assert {str(error) for error in failed} == {str(failed[0])}
+    assert "follower was to get the gradient z_out of shape [16, 1], but 16 of its 16 numbers are NaN" in str(failed[0])
+
+
+def test_epochs_and_evaluation_are_as_the_nets_files_say_where_the_model_is_silent(tmp_path: Path) -> None:
+    text = OWN_MODEL.replace('hyper_parameters["rounds"]', "None")
+    job = own_job(tmp_path, text, "hyper_parameters: {epochs: 3, is_eval: False}\n")
+    assert play(job) == []
+    assert [event["epoch"] for event in events(job, "epoch")] == [0, 1, 2]
+    assert events(job, "eval") == []
+
+
+def test_a_file_that_says_other_epochs_than_the_job_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    job = own_job(tmp_path, more="hyper_parameters: {epochs: 3}\n")
+    assert play(job) == []
+    assert len(events(job, "epoch")) == 8
+    assert re.search(r"leader\.yaml:\d+: epochs is 3 there; the job's own is 8, and counts", caplog.text)
+
+
+def test_a_model_of_ones_own(tmp_path: Path) -> None:
+    job = own_job(tmp_path)
     assert play(job) == []
     measured = [event["eval"] for event in events(job, "eval")]
     assert len(measured) == 8

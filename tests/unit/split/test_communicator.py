@@ -19,7 +19,16 @@ import torch
 from flps.compression import CompressConfig
 from flps.config.job import Terms
 from flps.config.types import Network
-from flps.errors import ConfigError, FlpsError, NeverCameUp, PartyRestarted, PeerLost, ProtocolError, ResourceError
+from flps.errors import (
+    ConfigError,
+    DataError,
+    FlpsError,
+    NeverCameUp,
+    PartyRestarted,
+    PeerLost,
+    ProtocolError,
+    ResourceError,
+)
 from flps.split.codec import Compressing
 from flps.split.communicator import VerticalFederatedCommunicator, in_process
 from flps.split.parties import ServerConfig
@@ -286,7 +295,23 @@ def test_who_fails_says_why(parties: Parties) -> None:
     with pytest.raises(ValueError, match="rows ran out"):
         parties.go(fail).result()
     assert read(leader, "follower") == [1.0]
-    with pytest.raises(PeerLost, match="follower has ended because of ValueError: rows ran out"):
+    with pytest.raises(PeerLost, match="follower has ended because of ValueError, and leader waits") as told:
+        leader.receive("follower")
+    assert "rows" not in str(told.value)  # only what flps itself says is fit for others' ears
+
+
+def test_a_kind_of_config_error_is_one_for_the_others_too(parties: Parties) -> None:
+    leader = parties.start("leader", "follower")
+
+    def fail() -> None:
+        with parties.make("follower") as follower:
+            follower.send_tensors("leader", x(1))
+            raise DataError("part 3 of the rows is damaged")
+
+    with pytest.raises(DataError):
+        parties.go(fail).result()
+    assert read(leader, "follower") == [1.0]
+    with pytest.raises(ConfigError, match="part 3 of the rows is damaged"):
         leader.receive("follower")
 
 

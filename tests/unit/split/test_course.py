@@ -65,12 +65,20 @@ def test_a_backbone_between_an_embedding_and_a_head() -> None:
     )  # fmt: skip
 
 
+def test_what_a_party_takes_of_its_own_rows_does_not_travel() -> None:
+    nets = [bottom("f"), bottom("leader"), top("f")._replace(own=frozenset({"f_wide"}))]
+    found = courses(nets, {**ROWS, "leader": (*ROWS["leader"], "f_wide")})
+    assert found["f"].forward == (Run("bottom"), Send("leader", ("f_deep",)))
+    assert found["f"].backward == (Receive("leader", ("f_deep",)), Back("bottom"))
+
+
 @pytest.mark.parametrize(
     ("nets", "text"),
     [
         ([bottom("leader"), top("f")], "no net gives"),
         ([bottom("f"), bottom("f")._replace(name="other")], "one name in the whole job"),
         ([bottom("f")._replace(remote=frozenset()), bottom("leader"), top("f")], "destination: remote"),
+        ([bottom("leader"), bottom("f"), top("f")._replace(own=frozenset({"f_wide"}))], "must say `source: remote`"),
         ([Net("f", "x", ("b",), ("a",), frozenset("a")), Net("g", "y", ("a",), ("b",), frozenset("b"))], "each other"),
     ],
 )

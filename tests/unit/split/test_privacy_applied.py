@@ -79,6 +79,19 @@ def test_it_goes_on_from_a_checkpoint() -> None:
         second.load_state_dict({name: held for name, held in first.state_dict().items() if "cut" not in name})
 
 
+def test_another_yaml_goes_on_with_other_noise_on_all_but_labels() -> None:
+    named = {**NAMES, "seed": None}
+    first, second = Protection(ALL, **named), Protection(ALL, **named)
+    inputs, batch = OrderedDict(label=torch.ones(200)), {"row_ids": torch.arange(200)}
+    outputs, scales = OrderedDict(wide=torch.ones(200, 1)), {"loss": OrderedDict(theirs=torch.zeros(5, 1))}
+    noisy = first.inputs(inputs, batch)
+    second.load_state_dict(first.state_dict(), same_noise=False)
+    assert torch.equal(second.inputs(inputs, batch)["label"], noisy["label"])
+    assert not torch.equal(second.activations(outputs)["wide"], first.activations(outputs)["wide"])
+    assert not torch.equal(second.gradients(scales)["loss"]["theirs"], first.gradients(scales)["loss"]["theirs"])
+    assert second.budget.numbers() == first.budget.numbers()
+
+
 @pytest.mark.parametrize("scheme", ["label_dp", "embedding_dp", "cut"])
 def test_a_scheme_without_anything_to_protect_is_an_error(scheme: str) -> None:
     with pytest.raises(ConfigError, match=f"privacy.{scheme} has nothing to protect"):
