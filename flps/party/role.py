@@ -11,10 +11,12 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from flps.compression import CompressConfig
 from flps.config.split import Follower, Leader, column_numbers
@@ -140,8 +142,18 @@ class _Part:
         party.predict(scores.take, scores.clear)
         if scores.names and held_out is not None:
             path = Path(self._job.run_dir) / SCORES
-            scores.write(path, held_out.row_ids)
-            log.info("%d scores are in %s", len(held_out.row_ids), path)
+            name, ids = self._ids(held_out.row_ids)
+            scores.write(path, ids, name)
+            log.info("%d scores are in %s", len(ids), path)
+
+    def _ids(self, row_ids: NDArray[np.int64]) -> tuple[str, NDArray[Any]]:
+        """What the party's own table calls these rows, where the job has aligned it; else their numbers."""
+        psi = self._job.config.psi
+        if psi is None:
+            return "row_id", row_ids
+        table = self._job.aligned(self._role, self._rank) / "rows.csv"
+        ids = pd.read_csv(table, usecols=[psi.id_column], dtype=str, keep_default_na=False)[psi.id_column]
+        return psi.id_column, ids.to_numpy()[row_ids]
 
     def _party(self, links: VerticalFederatedCommunicator, trained_step: int = 0) -> Party:
         runner, job = self._job.config.runner, self._job

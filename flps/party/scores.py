@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
@@ -36,16 +36,16 @@ class Scores:
             if held.ndim and held.numel() == len(held):
                 self._batches[name].append(held.detach().flatten().cpu())
 
-    def write(self, path: Path, row_ids: NDArray[np.int64]) -> None:
-        """`row_id,<output>,...`, one line for each of `row_ids` (R,). Raises DataError for another number of scores,
+    def write(self, path: Path, ids: NDArray[Any], name: str = "row_id") -> None:
+        """`<name>,<output>,...`, one line for each of `ids` (R,). Raises DataError for another number of scores,
         ResourceError when the disk refuses.
         """
         columns = {name: torch.cat(parts).numpy() for name, parts in self._batches.items() if parts}
-        for name, column in columns.items():
-            if len(column) != len(row_ids):
-                raise DataError(f"{name} has {len(column)} scores for {len(row_ids)} rows")
+        for output, column in columns.items():
+            if len(column) != len(ids):
+                raise DataError(f"{output} has {len(column)} scores for {len(ids)} rows")
         try:
-            pd.DataFrame({"row_id": row_ids, **columns}).to_csv(beside(path), index=False)
+            pd.DataFrame({name: ids, **columns}).to_csv(beside(path), index=False)
             put_in_place(path)
         except OSError as error:
             raise cannot_write(path, error) from error

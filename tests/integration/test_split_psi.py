@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
 from flps.data.criteo import Recipe, prepare
 from flps.data.criteo_like import Shape, write_tables
@@ -119,6 +120,16 @@ def test_it_equals_training_on_rows_aligned_by_hand(runs: Runs) -> None:
     assert runs.measured("whole") == runs.measured("by_hand")
     assert len(runs.measured("whole")) == 2
     assert runs.learned("whole") == runs.learned("by_hand")
+
+
+def test_scores_have_the_ids_of_the_table(runs: Runs) -> None:
+    code, said = runs("scored", *PSI, f"--predict={runs.run_dir('whole') / 'output_model'}")
+    assert code == 0, said
+    scores = pd.read_csv(runs.run_dir("scored") / "predictions.csv", dtype={"id": str})
+    assert scores["id"].tolist() == runs.ids("whole", "leader")[-len(scores) :]
+    labels = pd.read_csv(runs.tables[0], dtype=str).set_index("id")["label"].astype(float)
+    auc = roc_auc_score(labels[scores["id"]], scores["pred_probs"])
+    assert auc == pytest.approx(runs.measured("whole")[-1][0], abs=1e-9)
 
 
 def test_killed_while_it_aligns_and_gone_on_from_its_rows(runs: Runs) -> None:

@@ -25,6 +25,7 @@ from flps.nn.embedding import apply_gradients
 from flps.table import Adam, SparseTable
 
 pytestmark = pytest.mark.slow
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SLOTS, COLUMNS = 8, 13
 EPOCHS, BATCH, SEED, RATE = 4, 128, 3, 0.003
 HYPER = {
@@ -183,3 +184,20 @@ def test_a_partner_with_other_rows_is_told_so(flrun: Any, job: Callable[..., Non
     assert [end[0] for end in ends] == [2, 2], ends
     logs = [path.read_text() for path in flrun.folder.glob("log/run-*/*log.0")]
     assert sum("digest of the row ids" in log for log in logs) == 2, logs
+
+
+def test_the_file_in_configs(flrun: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All 26 slots and 13 columns, on fewer rows and with larger steps."""
+    rows = ensure(tmp_path_factory.mktemp("criteo"), Shape(rows=12_000, seed=2))
+    text = (CONFIGS / "vertical_fl_ps.yaml").read_text()
+    changes = {"embedded:criteo_like": str(rows), "rate: 0.001": "rate: 0.005", "output_model_ctr_dnn": "output_model"}
+    for said, here in changes.items():
+        assert said in text
+        text = text.replace(said, here)
+    (flrun.folder / "x.yaml").write_text(text)
+    code, out, err = flrun("--server_num=1", "--worker_num=2", "--heter_worker_num=2")
+    assert code == 0, (out, err, flrun.logs())
+    auc = flrun.saved.events("eval")[-1]["auc"]
+    assert auc > 0.55
+    model = load_model(flrun.saved.folder())
+    assert measured(model, joined(rows, test=True)) == pytest.approx(auc, abs=1e-3)

@@ -50,3 +50,12 @@ def test_the_table_has_a_row_for_each_training(quality: ModuleType) -> None:
     assert len(lines) == 3 + len(figures)
     assert len({line.count("|") for line in lines}) == 1
     assert all(f"{figure['evaluations'][-1]['hr']:.4f}" in quality.table(figures) for figure in figures.values())
+
+
+def test_split_training_reaches_what_centralised_training_reaches() -> None:
+    """The goal on Criteo, and why to federate at all: on the figures in the repository."""
+    figures = json.loads((ROOT / "benchmarks" / "split_quality.json").read_text())
+    auc = {name: row["epochs"][-1]["auc"] for name, row in figures.items()}
+    assert abs(auc["split"] - auc["centralised"]) <= 0.0005
+    assert abs(auc["full, split"] - auc["full, centralised"]) <= 0.0005
+    assert auc["split"] > auc["leader alone"] + 0.03
