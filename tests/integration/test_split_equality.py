@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from flps.data.criteo_like import Shape, ensure
 from flps.metrics import EventReader
 
-JOB = Path(__file__).resolve().parents[2] / "configs" / "wide_deep" / "job.yaml"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "wide_deep"
+JOBS = {"job.yaml": 3, "two_followers/job.yaml": 4}  # -> nets of all parties
 FLAGS = ("-opreset=small", "--epochs=2", "-orunner.print_interval=1")
 STEPS = 2 * 10
 DEADLINE_S = 120.0
@@ -26,9 +27,18 @@ TOLD = ("role", "rank", "event", "epoch", "step", "loss", "auc", "log_loss")
 class Run:
     """What a run of the small preset left behind."""
 
-    def __init__(self, folder: Path, runtime: Path, rows: Path, *flags: str) -> None:
+    def __init__(self, job: str, folder: Path, runtime: Path, rows: Path, *flags: str) -> None:
         environment = os.environ | {"XDG_RUNTIME_DIR": str(runtime), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "flps.cli.flrun", "-m", str(JOB), f"--data_path={rows}", *FLAGS, *flags]
+        command = [
+            sys.executable,
+            "-m",
+            "flps.cli.flrun",
+            "-m",
+            str(CONFIGS / job),
+            f"--data_path={rows}",
+            *FLAGS,
+            *flags,
+        ]
         ran = subprocess.run(
             [*command, f"--log_dir={folder}"],
             cwd=folder.parent,
@@ -55,16 +65,18 @@ class Run:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("micro_batches", [1, 3])
-def test_two_processes_and_one_give_the_same_bits(tmp_path: Path, runtime: Path, micro_batches: int) -> None:
+@pytest.mark.parametrize(("job", "micro_batches"), [("job.yaml", 1), ("job.yaml", 3), ("two_followers/job.yaml", 2)])
+def test_processes_of_their_own_and_one_give_the_same_bits(
+    tmp_path: Path, runtime: Path, job: str, micro_batches: int
+) -> None:
     rows = ensure(tmp_path / "rows", Shape(rows=12_000))
     parts = f"-orunner.micro_batches={micro_batches}"
-    two = Run(tmp_path / "two", runtime, rows, parts)
-    one = Run(tmp_path / "one", runtime, rows, parts, "--in_process")
+    two = Run(job, tmp_path / "two", runtime, rows, parts)
+    one = Run(job, tmp_path / "one", runtime, rows, parts, "--in_process")
     assert two.told == one.told
     assert sum(event["loss"] is not None for event in two.told) == STEPS
     assert two.weights.keys() == one.weights.keys()
-    assert len(two.weights) == 3  # the leader's bottom and top, the follower's bottom
+    assert len(two.weights) == JOBS[job]
     for file, tensors in two.weights.items():
         assert tensors.keys() == one.weights[file].keys()
         for name, tensor in tensors.items():
