@@ -238,7 +238,8 @@ def flps_keys(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "flps.cli.flps", "keys", *map(str, words)], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("revoked", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("revoked", [False, True])
 def test_two_organisations_with_keys_of_their_own(shards: Callable[..., Path], flrun: Any, revoked: bool) -> None:
     """The operator has no worker's secret, the owner none of the operator's; the owner's key is for ranks 0 and 1."""
     operator, owner = flrun.folder / "operator", flrun.folder / "owner"
@@ -270,6 +271,7 @@ def free_again(port: int) -> bool:
     return True
 
 
+@pytest.mark.slow  # every day: unit/transport/test_border.py, test_security.py
 def test_a_stranger_gets_no_answer_over_curve(shards: Callable[..., Path], flrun: Any) -> None:
     """Keys of another folder: the workers are not let in, and say so."""
     folder = shards(2)

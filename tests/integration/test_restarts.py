@@ -116,6 +116,7 @@ def test_all_workers_at_once(shards: Callable[..., Path], flrun: Any) -> None:
     assert [event["epoch"] for event in flrun.saved.events("epoch")] == list(range(4))
 
 
+@pytest.mark.slow  # every day: unit/server/test_crashes.py, test_a_journal_stays_short
 def test_checkpoints_keep_the_journal_short(shards: Callable[..., Path], flrun: Any) -> None:
     """A killed server goes on from its part of the last checkpoint and what it was told since."""
     runs = Runs(flrun, shards(2), 2, "--coordinator_num=1")

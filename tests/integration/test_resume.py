@@ -35,7 +35,7 @@ def assert_same(one: Any, other: Any) -> None:
 @pytest.mark.parametrize(
     ("mode", "workers", "settings"),
     [
-        ("sync", 3, {}),
+        pytest.param("sync", 3, {}, marks=pytest.mark.slow),
         ("sync", 3, {"local_sparse": ["user_embedding"], "private": ["prediction.*"], "negatives": "fresh"}),
         ("async", 1, {"local_sparse": ["user_embedding"]}),
         ("geo", 1, {"local_sparse": ["user_embedding"]}),

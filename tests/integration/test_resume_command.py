@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 OFTEN = {"save_checkpoint_interval": 4, "keep_checkpoint_max": 2, "epochs": 3, "sync_mode": "sync"}
 FLAGS = ("--worker_num=2", "--server_num=1")
@@ -48,6 +49,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow  # every day: unit/launch/test_resume_from.py
 def test_what_is_refused_and_what_is_done(shards: Callable[..., Path], flrun: Any) -> None:
     folder = shards(2)
     flrun.write({"runner": {**OFTEN, "epochs": 1, "local_sparse": ["user_embedding"]}}, folder)

@@ -36,7 +36,8 @@ class Dies(FLClient):
     [
         (0, "save_private", "", (1, 2)),  # the first worker, before its own file
         pytest.param(2, "save_private", "", (0, 1), marks=pytest.mark.slow),
-        (0, "complete", "", (0, 1, 2)),  # the writer, before the manifest; its private file is there
+        # the writer, before the manifest; its private file is there
+        pytest.param(0, "complete", "", (0, 1, 2), marks=pytest.mark.slow),
         pytest.param(
             0, "barrier", 'if arguments[0] == "saved 1": ', (0, 1, 2), marks=pytest.mark.slow
         ),  # and behind it

@@ -116,6 +116,39 @@ def test_two_commands_train_to_the_end(stage: Stage) -> None:
     assert not any("open sesame" in text for text in kept)
 
 
+@pytest.mark.parametrize("where", ["command line", "variables"])
+def test_the_originals_scripts_with_their_positional_arguments(stage: Stage, tmp_path: Path, where: str) -> None:
+    """Two passwords and three files behind `True`, one party a command."""
+    text = (stage.folder / "job.yaml").read_text()
+    (stage.folder / "job.yaml").write_text(re.sub(r"\ntls: .*", "", re.sub(r", tls: \{.*?\}", "", text)))
+    server = stage.authority.issue("server", "127.0.0.1", password=b"s3cret", as_pkcs12=True)
+    wrapper = tmp_path / "bin" / "flrun"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -m flps.cli.flrun "$@"\n')
+    wrapper.chmod(0o755)
+    secrets = {"FLPS_SERVER_PASSWORD": "s3cret", "FLPS_CLIENT_PASSWORD": "open sesame"}
+    words = ["-", "-"] if where == "variables" else list(secrets.values())
+    known = {"FLPS_TEST_RUN": str(stage.folder), "PYTHONPATH": str(ROOT), "VFL_CONFIG": "job.yaml"}
+    known |= secrets if where == "variables" else {}
+    known["PATH"] = os.pathsep.join([str(wrapper.parent), os.environ["PATH"]])
+    address = f"127.0.0.1:{stage.port}"
+    running = {}
+    for role in ("leader", "follower"):
+        command = [
+            str(ROOT / "launch" / f"run_vfl_train_{role}.sh"), address, address, "rows", "True", *words, server.name,
+            stage.follower.name, "authority.pem", f"--log_dir={role}",
+        ]  # fmt: skip
+        running[role] = subprocess.Popen(
+            command, cwd=stage.folder, env=os.environ | known, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+    ended = [stage.finish(role, started) for role, started in running.items()]
+    assert [one.code for one in ended] == [0, 0], ended
+    warned = "a password on the command line is everybody's to read"
+    assert all((warned in one.said) == (where == "command line") for one in ended)
+    assert "----evaluation----" in ended[0].log
+
+
 def both(leader: Ended, follower: Ended) -> str:
     return f"{leader}\n{follower}".replace("\\n", "\n")
 

@@ -73,9 +73,9 @@ def test_every_hook_is_called_in_order(shards: Callable[..., Path], flrun: Any) 
     ("script", "says"),
     [
         ("x = 1\n", "found 0"),
-        (GOOD + "\n\nclass Other(FLClient):\n    pass\n", "found 2"),
-        ("import no_such_module\n", "no_such_module"),
-        ("def broken(:\n", "trainer.py"),
+        pytest.param(GOOD + "\n\nclass Other(FLClient):\n    pass\n", "found 2", marks=pytest.mark.slow),
+        pytest.param("import no_such_module\n", "no_such_module", marks=pytest.mark.slow),  # also unit/test_scripts.py
+        pytest.param("def broken(:\n", "trainer.py", marks=pytest.mark.slow),
         ("from flps.worker import FLClient\nclass Mine(FLClient):\n    def run(self):\n"
          "        self.register_handlers('trian', print)\n", "no handler 'trian'"),
     ],

@@ -61,6 +61,7 @@ def test_checkpoint() -> None:
         assert megabytes == 3  # 20,000 keys with rows and state of 16 float32
 
 
+@pytest.mark.slow
 def test_spill() -> None:
     table = {what: number(cell) for what, (cell,) in rows("spill.py").items()}
     assert len(table) == 11
