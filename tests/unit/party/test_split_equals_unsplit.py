@@ -59,10 +59,15 @@ def test_a_hundred_steps_of_the_small_preset(
 
 
 @pytest.mark.slow
-def test_three_steps_of_the_full_preset(played: Any, tmp_path: Path) -> None:
-    """Its nets; the batch is a quarter of its own, of which a step would take ten seconds."""
-    config = msgspec.structs.replace(FULL, batch_size=4000)
-    expect_equal(played, played.make(tmp_path, dtype=torch.float32, config=config, fields=FIELDS), 3, 1e-5)
+@pytest.mark.parametrize("followers", [1, 2])
+@FORMS
+def test_three_steps_of_the_full_preset(
+    played: Any, tmp_path: Path, followers: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    """Its nets; the batch is a sixteenth of its own, of which a step would take ten seconds."""
+    config = msgspec.structs.replace(FULL, batch_size=1000)
+    job = played.make(tmp_path, followers, dtype, config=config, fields=FIELDS)
+    expect_equal(played, job, 3, tolerance)
 
 
 def test_what_is_compared_is_all_there(played: Any, tmp_path: Path) -> None:
