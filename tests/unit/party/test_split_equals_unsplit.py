@@ -49,13 +49,20 @@ def test_a_hundred_steps_while_the_loss_scale_moves(played: Any, tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("followers", "micro_batches"), [(1, 1), (2, 1), (1, 4)])
+@pytest.mark.parametrize("followers", [1, 2])
 @FORMS
 def test_a_hundred_steps_of_the_small_preset(
-    played: Any, tmp_path: Path, followers: int, micro_batches: int, dtype: torch.dtype, tolerance: float
+    played: Any, tmp_path: Path, followers: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     job = played.make(tmp_path, followers, dtype, config=SMALL, fields=FIELDS)
-    expect_equal(played, job, 100, tolerance, micro_batches)
+    expect_equal(played, job, 100, tolerance)
+
+
+@pytest.mark.slow
+def test_a_hundred_steps_in_micro_batches(played: Any, tmp_path: Path) -> None:
+    """In float64 alone: sums over parts are rounded otherwise than sums over the whole, and Adam divides by them."""
+    job = played.make(tmp_path, dtype=torch.float64, config=SMALL, fields=FIELDS)
+    expect_equal(played, job, 100, 1e-12, micro_batches=4)
 
 
 @pytest.mark.slow
